@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One source of cancellation for an attempt, with its cause; every wait looks at it."""
+
+import threading
+
+from ci.clock import Clock
+from ci.errors import HypervouchError, RunTimeout
+
+
+class CancelToken:
+    """Set once, by whoever comes first; whoever works for the attempt looks at it.
+
+    Thread-safe. The cause is the error that the attempt then ends with: BuildCanceled for
+    a superseded patch set, LeaseLost when the node may belong to somebody else.
+    """
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+        self._lock = threading.Lock()
+        self._cause: HypervouchError | None = None
+
+    def cancel(self, cause: HypervouchError) -> None:
+        """Ask for the end. The first cause wins; repeats change nothing."""
+        with self._lock:
+            if self._cause is None:
+                self._cause = cause
+        self._set.set()
+
+    @property
+    def cause(self) -> HypervouchError | None:
+        """Why, or None while nobody asked."""
+        return self._cause
+
+    def check(self) -> None:
+        """Raise the cause if there is one.
+
+        Raises:
+            HypervouchError: The cause given to `cancel`.
+        """
+        if self._cause is not None:
+            raise self._cause
+
+    def wait(self, seconds: float) -> bool:
+        """Pause for at most `seconds`; True as soon as somebody cancels."""
+        return self._set.wait(seconds)
+
+
+class Deadline:
+    """A point in time that a phase may not pass; a child's never lies behind its parent's.
+
+    Args:
+        phase: What the time is for, for the error's text.
+        seconds: From now.
+        clock: Where time comes from.
+        parent: The deadline this one may not exceed.
+    """
+
+    def __init__(
+        self, phase: str, seconds: float, clock: Clock, parent: "Deadline | None" = None
+    ) -> None:
+        self.phase = phase
+        self.seconds = seconds
+        self._clock = clock
+        ends = clock.monotonic_s() + seconds
+        self._ends = ends if parent is None else min(ends, parent._ends)  # noqa: SLF001
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self._ends - self._clock.monotonic_s())
+
+    @property
+    def passed(self) -> bool:
+        """Whether no time is left."""
+        return self.left_s <= 0
+
+    def error(self) -> RunTimeout:
+        """The error of a phase that passed it."""
+        return RunTimeout(
+            f"{self.phase} did not end within {self.seconds:g} s",
+            hint="raise the job's time-out if that is how long it takes",
+        )

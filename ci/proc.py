@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only caller of `subprocess`: argument lists, deadlines, whole process groups."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ci.errors import HypervouchError
+
+
+class CommandFailed(HypervouchError):
+    """A command could not be started, ended with a status, or passed its deadline.
+
+    Attributes:
+        status: Exit status; None where the command never ran or was killed.
+        stderr: What it said, decoded, at most the last 4,000 characters.
+    """
+
+    def __init__(self, message: str, *, status: int | None, stderr: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.stderr = stderr[-4000:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """What a finished command left: exit status and both streams, undecoded."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; bytes that are not UTF-8 are replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def complaint(self) -> str:
+        """The last non-empty line of standard error, for messages."""
+        lines = [s.strip() for s in self.stderr.decode("utf-8", "replace").splitlines()]
+        return next((s for s in reversed(lines) if s), "it said nothing")
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60.0,
+    stdin: bytes | IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    ok: Sequence[int] = (0,),
+) -> Completed:
+    """Run a command to its end in a process group of its own.
+
+    Args:
+        argv: Program and arguments; never a shell string.
+        timeout_s: Seconds before the whole process group is killed.
+        stdin: Bytes to feed, or an open file; nothing by default.
+        stdout: An open file that takes the output instead of `Completed.stdout`.
+        cwd: Where it runs.
+        env: Variables added to ours.
+        check: Raise when the exit status is not among `ok`.
+        ok: Exit statuses that count as success.
+
+    Raises:
+        CommandFailed: The program is missing, passed its deadline, or failed.
+    """
+    name = Path(argv[0]).name
+    feed = stdin if isinstance(stdin, bytes) else None
+    handle = subprocess.DEVNULL if stdin is None else subprocess.PIPE if feed is not None else stdin
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=handle,  # type: ignore[arg-type]
+            stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**os.environ, **env} if env is not None else None,
+            start_new_session=True,
+        )
+    except FileNotFoundError as missing:
+        raise CommandFailed(
+            f"{name} is not installed", status=None, stderr="", hint=f"install {name}"
+        ) from missing
+    except OSError as error:
+        raise CommandFailed(f"{name} did not start: {error}", status=None, stderr="") from error
+    try:
+        out, err = process.communicate(feed, timeout=timeout_s)
+    except subprocess.TimeoutExpired as late:
+        kill_group(process.pid)
+        _, err = process.communicate()
+        raise CommandFailed(
+            f"{name} did not end within {timeout_s:g} s",
+            status=None,
+            stderr=err.decode("utf-8", "replace"),
+        ) from late
+    except BaseException:
+        kill_group(process.pid)
+        process.wait()
+        raise
+    done = Completed(
+        argv=tuple(argv), status=process.returncode, stdout=out or b"", stderr=err or b""
+    )
+    if check and done.status not in ok:
+        raise CommandFailed(
+            f"{name} failed with status {done.status}: {done.complaint}",
+            status=done.status,
+            stderr=done.stderr.decode("utf-8", "replace"),
+        )
+    return done
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdout: IO[bytes] | int = subprocess.DEVNULL,
+    stderr: IO[bytes] | int = subprocess.STDOUT,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command that outlives this call, in a process group of its own.
+
+    Pass `stdout=proc.PIPE` to read its output. `env` replaces the environment when given.
+
+    Raises:
+        CommandFailed: The program is missing or cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env=dict(env) if env is not None else None,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandFailed(
+            f"{Path(argv[0]).name} did not start: {error}", status=None, stderr=""
+        ) from error
+
+
+PIPE = subprocess.PIPE
+
+
+def kill_group(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:
+    """Signal the process group led by `pid`; one that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
+
+
+def stop_group(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> int:
+    """Interrupt, terminate, then kill a process group; returns the leader's exit status.
+
+    Repeatable: a process that has ended is only reaped. Each of the first two signals is
+    given `grace_s` seconds.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if process.poll() is not None:
+            break
+        kill_group(process.pid, signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=grace_s)
+    kill_group(process.pid)
+    return process.wait()
+
+
+def is_running(pid: int, born: str) -> bool:
+    """Whether that very process still lives: pid and start tick both match."""
+    return start_tick(pid) == born
+
+
+def start_tick(pid: int) -> str | None:
+    """A process's start tick from /proc, which no later holder of the same pid shares."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def wait_until(deadline: float, *, every_s: float = 0.05) -> Iterator[None]:
+    """Yield until `time.monotonic()` passes `deadline`, pausing between turns."""
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(every_s)

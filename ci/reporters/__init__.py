@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 8, how to tell: a reporter takes one Outbox row to where it belongs."""

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam to nodes: how commands, trees and results travel.
+
+Lifecycle of one Session, driven by the worker inside one lease:
+
+1. `connect(endpoint)` gives a Session; NodeUnavailable when the node refuses us.
+2. `put_tree` once, then `run` for each step, one at a time.
+3. `kill` ends everything that `run` ever started there, process groups and all. It may be
+   called from another thread while `run` blocks, must succeed when repeated and when
+   nothing runs; `run` then returns or raises promptly.
+4. `fetch` may be called after a failure or a `kill`.
+5. `close` gives the connection back; repeatable, never raises.
+
+Errors: a connection that breaks in the middle raises NodeUnavailable (the node's fault); a
+command's exit status is data and is returned. Output reaches `sink` as it comes, in order,
+never split inside `run`'s own lock; sinks must be quick.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from ci.cancel import CancelToken, Deadline
+from ci.model.node import Endpoint
+
+Sink = Callable[[bytes], None]
+
+
+class Session(Protocol):
+    """A build's hold on one node."""
+
+    def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
+        """Unpack an uncompressed tar stream into a new, empty `directory` on the node.
+
+        Raises:
+            NodeUnavailable: The node refused it or went away.
+            RunTimeout: The deadline passed.
+        """
+        ...
+
+    def run(
+        self,
+        command: str,
+        *,
+        directory: str,
+        env: Mapping[str, str],
+        sink: Sink,
+        deadline: Deadline,
+        cancel: CancelToken,
+    ) -> int:
+        """Run a shell command in a process group of its own; stdout and stderr go to `sink`.
+
+        Returns:
+            The exit status; 128 + N where signal N ended it.
+
+        Raises:
+            RunTimeout: The deadline passed; the process group was interrupted, terminated,
+                then killed.
+            HypervouchError: The token's cause, after the process group was ended likewise.
+            NodeUnavailable: The connection broke.
+        """
+        ...
+
+    def fetch(
+        self, patterns: Sequence[str], *, directory: str, target: Path, limit_bytes: int
+    ) -> tuple[Path, ...]:
+        """Bring home the regular files below `directory` that match one of the globs.
+
+        They keep their relative paths below `target`. Links, paths that lead outside, and
+        whatever would pass `limit_bytes` in all are left there and named in a CollectError
+        after everything else was fetched.
+
+        Returns:
+            Paths relative to `target`, sorted.
+
+        Raises:
+            CollectError: Something was left behind, or the node went away.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End everything this session started on the node; repeatable, from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back; repeatable."""
+        ...
+
+
+class Runner(Protocol):
+    """Makes Sessions for one transport. Thread-safe."""
+
+    def connect(self, endpoint: Endpoint, deadline: Deadline) -> Session:
+        """Open a session.
+
+        Raises:
+            NodeUnavailable: Refused, unreachable, or an unknown host key.
+        """
+        ...

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam to node providers: who makes, knows and throws away machines.
+
+Lifecycle of one node slot, driven by the pool while it holds the slot's lease:
+
+1. `prepare()` once per process before anything else (build or find the base image). May be
+   repeated; two processes at once are safe.
+2. `start(node, holder)` gives an Endpoint that answers. For a disposable provider it boots a
+   fresh machine; for a static one it only says where the machine is. It may be called
+   again for a node whose previous holder died: whatever that left is thrown away first.
+3. `stop(node)` ends what `start` made. Must succeed when repeated, when `start` failed
+   half-way and when the machine is already gone.
+4. `leaked()` lists machines that exist without a lease, from the machine's own state, not
+   from memory; `stop` on each of them cleans up.
+
+Thread-safety: calls for different nodes may run at once; calls for one node never do.
+Errors: `start` raises NodeUnavailable (the operator's problem, retried on another node);
+`prepare` raises ConfigError with the command that would mend it.
+"""
+
+from typing import Protocol
+
+from ci.model.node import Endpoint
+
+
+class Provider(Protocol):
+    """A source of nodes; see the module's text for the contract."""
+
+    @property
+    def name(self) -> str:
+        """The name the configuration gives it."""
+        ...
+
+    def node_names(self) -> tuple[str, ...]:
+        """Names of the slots it offers, stable over restarts."""
+        ...
+
+    def prepare(self) -> None:
+        """Make ready what all nodes need; repeatable.
+
+        Raises:
+            ConfigError: Something is missing that only the operator can supply.
+        """
+        ...
+
+    def start(self, node: str, holder: str) -> Endpoint:
+        """Boot or find the machine of a slot.
+
+        Raises:
+            NodeUnavailable: It did not come up in time, or refused us.
+        """
+        ...
+
+    def stop(self, node: str) -> None:
+        """End and remove the machine of a slot; repeatable."""
+        ...
+
+    def leaked(self, held: frozenset[str]) -> tuple[str, ...]:
+        """Slots whose machine runs although they are not in `held`."""
+        ...
