@@ -174,6 +174,7 @@ attempt = sa.Table(
     Column("tip", String(64)),  # branch tip it was merged onto
     Column("tree", String(64)),  # tree that was tested
     Column("exit_status", Integer),
+    Column("interrupted", Boolean, nullable=False, default=False),  # we were stopped or killed
     Column("started_at", UtcDateTime, nullable=False),
     Column("leased_at", UtcDateTime),
     Column("suite_started_at", UtcDateTime),

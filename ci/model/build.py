@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Zuul's nouns for the work itself: Attempt, and what the judge needs to know of one."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ci.model.result import Outcome, Result
+
+
+class AttemptKind(StrEnum):
+    """Why a build goes to a node.
+
+    `check` tests the patch; `repeat` tests it again on another lease, to see whether a
+    failure stays; `baseline` tests the branch tip without it, to see whose failure it is.
+    """
+
+    CHECK = "check"
+    REPEAT = "repeat"
+    BASELINE = "baseline"
+
+
+class Phase(StrEnum):
+    """Where an attempt is; each phase has a deadline of its own."""
+
+    MERGE = "merge"
+    LEASE = "lease"
+    SETUP = "setup"
+    RUN = "run"
+    COLLECT = "collect"
+    DONE = "done"
+
+
+INFRA_RESULTS = frozenset(
+    {Result.NODE_FAILURE, Result.LOST, Result.TIMED_OUT, Result.POST_FAILURE, Result.ERROR}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """One finished attempt as the judge sees it.
+
+    Attributes:
+        attempt_id: Id of the attempt.
+        kind: Why it ran.
+        result: How it ended.
+        node: Where, or empty when it never got a node.
+        outcomes: Its tests, in run order.
+        error: What went wrong, for results other than SUCCESS and FAILURE.
+        hint: How to mend that.
+        tip: Branch tip that it was merged onto, or that it tested.
+        interrupted: It ended because this program was stopped or killed: nobody's fault,
+            and not counted against the nodes.
+    """
+
+    attempt_id: str
+    kind: AttemptKind
+    result: Result
+    node: str = ""
+    outcomes: tuple[Outcome, ...] = field(default=())
+    error: str = ""
+    hint: str = ""
+    tip: str = ""
+    interrupted: bool = False
+
+    @property
+    def finished_tests(self) -> bool:
+        """Whether its outcomes can be compared: the suite ran to its end."""
+        return self.result in {Result.SUCCESS, Result.FAILURE}

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes of steps 4 to 7: attempts, their outcomes, and the judgement they lead to."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ci.layout import Job
+from ci.model.build import AttemptKind, AttemptRecord, Phase
+from ci.model.node import Lease
+from ci.model.result import Judgement, Outcome, Result, Status
+from ci.model.verdict_json import judgement_from_json, judgement_to_json
+from ci.store import leases, schema
+from ci.store.builds import make_id
+from ci.store.database import Database
+
+INTERRUPTED = "the CI was stopped or killed while this ran; it is run again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOrder:
+    """One build with what its buildset says: all that a worker needs to run it."""
+
+    build_id: str
+    buildset_id: str
+    job: Job
+    state: str
+    cancel_reason: str | None
+    connection: str
+    project: str
+    branch: str
+    change_number: int
+    patchset: int
+    revision: str
+    ref: str
+    pipeline: str
+
+
+def load(database: Database, build_id: str) -> BuildOrder | None:
+    """The order of a build, or None where there is no such build."""
+    build, buildset = schema.build, schema.buildset
+    with database.read() as tx:
+        row = (
+            tx.execute(
+                sa.select(build, buildset)
+                .set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
+                .join(buildset, buildset.c.id == build.c.buildset_id)
+                .where(build.c.id == build_id)
+            )
+            .mappings()
+            .first()
+        )
+    if row is None:
+        return None
+    return BuildOrder(
+        build_id=build_id,
+        buildset_id=row["ci_build_buildset_id"],
+        job=Job.model_validate(row["ci_build_job"]),
+        state=row["ci_build_state"],
+        cancel_reason=row["ci_build_cancel_reason"],
+        connection=row["ci_buildset_connection"],
+        project=row["ci_buildset_project"],
+        branch=row["ci_buildset_branch"],
+        change_number=row["ci_buildset_change_number"],
+        patchset=row["ci_buildset_patchset"],
+        revision=row["ci_buildset_revision"],
+        ref=row["ci_buildset_ref"],
+        pipeline=row["ci_buildset_pipeline"],
+    )
+
+
+def claim(tx: sa.Connection, build_id: str, *, at: datetime) -> bool:
+    """Turn a queued build into a running one; False when it is no longer queued."""
+    build = schema.build
+    done = tx.execute(
+        sa.update(build)
+        .where(build.c.id == build_id, build.c.state == "queued")
+        .values(state="running", started_at=at, waiting="")
+    )
+    if done.rowcount:
+        tx.execute(
+            sa.update(schema.buildset)
+            .where(
+                schema.buildset.c.id
+                == sa.select(build.c.buildset_id).where(build.c.id == build_id).scalar_subquery(),
+                schema.buildset.c.state == "queued",
+            )
+            .values(state="running")
+        )
+    return bool(done.rowcount)
+
+
+def begin(tx: sa.Connection, build_id: str, kind: AttemptKind, *, at: datetime) -> str:
+    """Start an attempt; one that a killed process left open is closed as interrupted first.
+
+    Returns:
+        The attempt's id.
+    """
+    table = schema.attempt
+    mine = table.c.build_id == build_id
+    tx.execute(
+        sa.update(table)
+        .where(mine, table.c.state == "running")
+        .values(
+            state="done",
+            phase=Phase.DONE.value,
+            result=Result.LOST.value,
+            error=INTERRUPTED,
+            interrupted=True,
+            finished_at=at,
+        )
+    )
+    last = tx.execute(sa.select(sa.func.max(table.c.number)).where(mine)).scalar() or 0
+    attempt_id = make_id("attempt", build_id, last + 1)
+    tx.execute(
+        sa.insert(table).values(
+            id=attempt_id,
+            build_id=build_id,
+            number=last + 1,
+            kind=kind.value,
+            state="running",
+            phase=Phase.MERGE.value,
+            error="",
+            hint="",
+            grade="none",
+            hypervisor="",
+            facts={},
+            interrupted=False,
+            started_at=at,
+        )
+    )
+    return attempt_id
+
+
+def update(tx: sa.Connection, attempt_id: str, **values: Any) -> None:
+    """Note where an attempt is and what is known of it; columns of `ci_attempt`."""
+    tx.execute(sa.update(schema.attempt).where(schema.attempt.c.id == attempt_id).values(**values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptEnd:
+    """How an attempt ended."""
+
+    result: Result
+    error: str = ""
+    hint: str = ""
+    exit_status: int | None = None
+    interrupted: bool = False
+    outcomes: tuple[Outcome, ...] = ()
+
+
+def finish(
+    tx: sa.Connection, attempt_id: str, end: AttemptEnd, lease: Lease | None, *, at: datetime
+) -> Result:
+    """Close an attempt with its outcomes; a stale lease turns its result into LOST.
+
+    The outcomes are kept either way: they are evidence, only not a vote.
+
+    Returns:
+        The result that was written.
+    """
+    result, error = end.result, end.error
+    if lease and end.outcomes and not leases.holds(tx, lease, now=at):
+        result = Result.LOST
+        error = f"the lease on {lease.node} (token {lease.token}) was no longer held at the end"
+    update(
+        tx,
+        attempt_id,
+        state="done",
+        phase=Phase.DONE.value,
+        result=result.value,
+        error=error,
+        hint=end.hint,
+        exit_status=end.exit_status,
+        interrupted=end.interrupted,
+        finished_at=at,
+    )
+    if end.outcomes:
+        tx.execute(
+            sa.insert(schema.outcome),
+            [
+                {
+                    "attempt_id": attempt_id,
+                    "test_id": o.test_id[:500],
+                    "status": o.status.value,
+                    "duration_s": o.duration_s,
+                    "message": o.message,
+                    "details": o.details,
+                }
+                for o in end.outcomes
+            ],
+        )
+    return result
+
+
+def records(tx: sa.Connection, build_id: str) -> tuple[AttemptRecord, ...]:
+    """The finished attempts of a build, oldest first."""
+    table = schema.attempt
+    rows = tx.execute(
+        sa.select(table)
+        .where(table.c.build_id == build_id, table.c.state == "done")
+        .order_by(table.c.number)
+    ).all()
+    return _with_outcomes(tx, rows)
+
+
+def baselines(
+    tx: sa.Connection, order: BuildOrder, *, tip: str, grade: str, limit: int = 5
+) -> tuple[AttemptRecord, ...]:
+    """Runs of one branch tip by the same job, node label and grade, newest first."""
+    table, build, buildset = schema.attempt, schema.build, schema.buildset
+    rows = tx.execute(
+        sa.select(table)
+        .join(build, build.c.id == table.c.build_id)
+        .join(buildset, buildset.c.id == build.c.buildset_id)
+        .where(
+            table.c.kind == AttemptKind.BASELINE.value,
+            table.c.result.in_([Result.SUCCESS.value, Result.FAILURE.value]),
+            table.c.tip == tip,
+            table.c.grade == grade,
+            build.c.job_name == order.job.name,
+            build.c.node_label == order.job.node_label,
+            buildset.c.project == order.project,
+            buildset.c.branch == order.branch,
+        )
+        .order_by(table.c.started_at.desc())
+        .limit(limit)
+    ).all()
+    return _with_outcomes(tx, rows)
+
+
+def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[AttemptRecord, ...]:
+    table = schema.outcome
+    ids = [row.id for row in rows]
+    found: dict[str, list[Outcome]] = {i: [] for i in ids}
+    for row in tx.execute(sa.select(table).where(table.c.attempt_id.in_(ids)).order_by(table.c.id)):
+        found[row.attempt_id].append(
+            Outcome(
+                test_id=row.test_id,
+                status=Status(row.status),
+                duration_s=row.duration_s,
+                message=row.message,
+            )
+        )
+    return tuple(
+        AttemptRecord(
+            attempt_id=row.id,
+            kind=AttemptKind(row.kind),
+            result=Result(row.result),
+            node=row.node or "",
+            outcomes=tuple(found[row.id]),
+            error=row.error,
+            hint=row.hint,
+            tip=row.tip or "",
+            interrupted=row.interrupted,
+        )
+        for row in rows
+    )
+
+
+def finish_build(tx: sa.Connection, build_id: str, judgement: Judgement, *, at: datetime) -> None:
+    """Write a build's judgement; a build that is done stays as it is."""
+    build = schema.build
+    canceled = judgement.result is Result.CANCELED
+    tx.execute(
+        sa.update(build)
+        .where(build.c.id == build_id, build.c.state.in_(("queued", "running")))
+        .values(
+            state="canceled" if canceled else "done",
+            result=judgement.result.value,
+            failure_class=judgement.failure_class.value,
+            reason=judgement.reason,
+            judgement=judgement_to_json(judgement),
+            finished_at=at,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedBuild:
+    """One finished build of a buildset."""
+
+    build_id: str
+    job_name: str
+    voting: bool
+    judgement: Judgement
+    duration_s: float
+
+
+def judged(tx: sa.Connection, buildset_id: str) -> tuple[JudgedBuild, ...] | None:
+    """Every build of a buildset once all are judged, by job name; None while one is not.
+
+    A buildset that is no longer open (done already, or cancelled) gives None as well: it
+    gets no second verdict.
+    """
+    build, buildset = schema.build, schema.buildset
+    state = tx.execute(sa.select(buildset.c.state).where(buildset.c.id == buildset_id)).scalar()
+    if state not in {"queued", "running"}:
+        return None
+    rows = tx.execute(
+        sa.select(build).where(build.c.buildset_id == buildset_id).order_by(build.c.job_name)
+    ).all()
+    if any(row.judgement is None for row in rows):
+        return None
+    return tuple(_judged(row) for row in rows)
+
+
+def _judged(row: sa.Row[Any]) -> JudgedBuild:
+    started = row.started_at or row.finished_at
+    return JudgedBuild(
+        build_id=row.id,
+        job_name=row.job_name,
+        voting=row.voting,
+        judgement=judgement_from_json(row.judgement),
+        duration_s=(row.finished_at - started).total_seconds(),
+    )
+
+
+def finish_buildset(
+    tx: sa.Connection, buildset_id: str, verdict: dict[str, Any], *, at: datetime
+) -> None:
+    """Write a buildset's verdict, in the transaction that owes its review."""
+    table = schema.buildset
+    tx.execute(
+        sa.update(table)
+        .where(table.c.id == buildset_id)
+        .values(state="done", verdict=verdict, finished_at=at)
+    )
+
+
+def nodes_tried(attempts: Iterable[AttemptRecord]) -> tuple[str, ...]:
+    """Names of the nodes that earlier attempts used; the next one goes elsewhere if it can."""
+    return tuple({a.node: None for a in attempts if a.node})

@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records that pages show and their JSON twins print: field names here are a promise.
+
+All times are aware UTC. Subjects, test ids, messages and details are hostile text.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ci.model.result import Judgement, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRecord:
+    """One build with the change it tests and where it ran last.
+
+    Attributes:
+        state: `queued`, `running`, `done` or `canceled`.
+        waiting: Why it does not run yet; empty otherwise.
+        cancel_reason: Set when it was asked to stop.
+        recheck: 0 for the patch set's own run, then 1, 2, ...
+        attempts: How many times it was tried on a node.
+        attempt_kind: `check`, `repeat` or `baseline`: what the last attempt is for.
+        phase: Phase of the last attempt.
+        node: Node of the last attempt that had one.
+        grade: How real the hypervisor behind the evidence is; `none` before a lease.
+        hypervisor: URL of the hypervisor under test, as the node sees it.
+    """
+
+    id: str
+    buildset_id: str
+    connection: str
+    project: str
+    branch: str
+    change_number: int
+    patchset: int
+    subject: str
+    owner: str
+    pipeline: str
+    recheck: int
+    job: str
+    node_label: str
+    voting: bool
+    state: str
+    waiting: str
+    cancel_reason: str | None
+    result: str | None
+    failure_class: str | None
+    reason: str
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int = 0
+    attempt_kind: str = ""
+    phase: str = ""
+    node: str = ""
+    grade: str = "none"
+    hypervisor: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFilter:
+    """Which builds are wanted; None means any."""
+
+    project: str | None = None
+    job: str | None = None
+    label: str | None = None
+    result: str | None = None
+    state: str | None = None
+    change: int | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it excludes anything."""
+        return any(value is not None for value in vars(self).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildsPage:
+    """Builds, newest first.
+
+    Attributes:
+        next: Cursor of the following, older page; None at the end.
+    """
+
+    builds: tuple[BuildRecord, ...]
+    filter: BuildFilter
+    next: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterChoices:
+    """Values that occur, for the filter form."""
+
+    projects: tuple[str, ...]
+    jobs: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteRecord:
+    """What is owed or was told to the review server about a buildset.
+
+    Attributes:
+        state: `pending`, `delivered` or `dropped`.
+        label: Vote label, or None for a comment without a vote.
+        value: Value of the label, or None.
+        note: The last error, or why it was dropped.
+    """
+
+    state: str
+    label: str | None
+    value: int | None
+    tries: int
+    note: str
+    next_at: datetime
+    created_at: datetime
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildsetRecord:
+    """One vote's worth of work, with its builds in the order of their jobs."""
+
+    id: str
+    connection: str
+    project: str
+    branch: str
+    change_number: int
+    patchset: int
+    subject: str
+    owner: str
+    revision: str
+    ref: str
+    pipeline: str
+    recheck: int
+    reason: str
+    state: str
+    verdict: Verdict | None
+    vote: VoteRecord | None
+    builds: tuple[BuildRecord, ...]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeRecord:
+    """One test of one attempt; `details` is kept for bad ones only."""
+
+    test_id: str
+    status: str
+    duration_s: float
+    message: str
+    details: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeCounts:
+    """How many tests ended how."""
+
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+
+    @property
+    def total(self) -> int:
+        """All tests that have an outcome."""
+        return self.passed + self.failed + self.errors + self.skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """One go of a build on one node.
+
+    Attributes:
+        kind: `check`, `repeat` or `baseline`.
+        tip: Branch tip that the patch set was merged onto.
+        tree: Git tree that was tested.
+        outcomes: Failing first, then skipped, then passed; each in run order.
+    """
+
+    id: str
+    number: int
+    kind: str
+    state: str
+    phase: str
+    result: str | None
+    error: str
+    hint: str
+    node: str | None
+    grade: str
+    hypervisor: str
+    facts: dict[str, str]
+    tip: str | None
+    tree: str | None
+    exit_status: int | None
+    started_at: datetime
+    leased_at: datetime | None
+    suite_started_at: datetime | None
+    finished_at: datetime | None
+    counts: OutcomeCounts
+    outcomes: tuple[OutcomeRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildDetail:
+    """Everything about one build.
+
+    Attributes:
+        siblings: The other builds of the same buildset.
+        change_url: Gerrit's page of the change; from an event, so hostile.
+        change_status: `NEW`, `MERGED` or `ABANDONED`; empty when unknown.
+        newest_patchset: Newest patch set seen of the change.
+    """
+
+    build: BuildRecord
+    buildset: BuildsetRecord
+    attempts: tuple[AttemptRecord, ...]
+    judgement: Judgement | None
+    siblings: tuple[BuildRecord, ...]
+    change_url: str
+    change_status: str
+    newest_patchset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPulse:
+    """The little that a live page asks for again and again.
+
+    Attributes:
+        attempt_id: The newest attempt, or None before the first.
+        mark: Changes whenever something visible on the build's page does.
+        finished: Whether nothing more will come.
+    """
+
+    build_id: str
+    state: str
+    result: str | None
+    phase: str
+    attempt_id: str | None
+    mark: str
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRecord:
+    """One stored event and what it led to.
+
+    Attributes:
+        decision: Why it did or did not start something; None until it is planned.
+        author: Username of who caused it; hostile text, may be empty.
+    """
+
+    id: int
+    connection: str
+    project: str
+    change_number: int
+    patchset: int | None
+    kind: str
+    source: str
+    author: str
+    decision: str | None
+    occurred_at: datetime
+    received_at: datetime
+    processed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchsetRecord:
+    """One patch set of a change: its buildsets newest first, its events oldest first."""
+
+    number: int
+    buildsets: tuple[BuildsetRecord, ...]
+    events: tuple[EventRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeDetail:
+    """One change with all that we did about it, newest patch set first.
+
+    Attributes:
+        elsewhere: Other connections that know a change of the same number.
+        events: Events that belong to no patch set.
+    """
+
+    connection: str
+    number: int
+    project: str
+    branch: str
+    change_id: str
+    subject: str
+    owner: str
+    url: str
+    status: str
+    newest_patchset: int
+    updated_at: datetime
+    patchsets: tuple[PatchsetRecord, ...]
+    events: tuple[EventRecord, ...]
+    elsewhere: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRecord:
+    """One slot: its health and who holds it.
+
+    Attributes:
+        failures: Builds in a row that ended as the node's fault.
+        token: Fencing token of the newest lease.
+        attempt_id: The attempt that holds it, or None when it is free.
+    """
+
+    name: str
+    label: str
+    provider: str
+    state: str
+    reason: str
+    failures: int
+    checked_at: datetime | None
+    token: int
+    leased_at: datetime | None
+    expires_at: datetime | None
+    attempt_id: str | None
+    build_id: str | None
+    job: str | None
+    change_number: int | None
+    patchset: int | None
+    grade: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionRecord:
+    """What a connection to a review server is doing.
+
+    Attributes:
+        state: `connecting`, `connected` or `away`.
+        malformed: Lines that could not be read.
+        unknown: Events of types nobody acts on.
+        read_up_to: Its watermark.
+    """
+
+    name: str
+    state: str
+    message: str
+    since: datetime
+    malformed: int
+    unknown: int
+    read_up_to: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxSummary:
+    """Votes that are owed and not yet delivered."""
+
+    pending: int = 0
+    oldest_at: datetime | None = None
+    last_error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOverview:
+    """The state of this installation in one record.
+
+    Attributes:
+        queued: Waiting builds, the next one first.
+        queued_total: How many wait, also those not listed.
+        recent: Newest buildsets.
+        events: Newest events, with what they led to.
+        events_unplanned: Stored events that nobody has acted on yet.
+    """
+
+    connections: tuple[ConnectionRecord, ...]
+    running: tuple[BuildRecord, ...]
+    queued: tuple[BuildRecord, ...]
+    queued_total: int
+    nodes: tuple[NodeRecord, ...]
+    recent: tuple[BuildsetRecord, ...]
+    events: tuple[EventRecord, ...]
+    events_unplanned: int
+    outbox: OutboxSummary = field(default_factory=OutboxSummary)
