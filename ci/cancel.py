@@ -62,7 +62,7 @@ class Deadline:
         self.seconds = seconds
         self._clock = clock
         ends = clock.monotonic_s() + seconds
-        self._ends = ends if parent is None else min(ends, parent._ends)  # noqa: SLF001
+        self._ends: float = ends if parent is None else min(ends, parent._ends)  # noqa: SLF001
 
     @property
     def left_s(self) -> float:

@@ -73,7 +73,7 @@ def _build(build_id: str) -> None:
 class Engine:
     """Runs builds durably in this process.
 
-    Lifecycle: `start` once, then `submit` as often as wanted, `stop` at the end. What was
+    Lifecycle: `hold`, `start` once, then `submit` as often as wanted, `stop` at the end. What was
     running when the process died is taken up again by `start`.
 
     Args:
@@ -86,13 +86,18 @@ class Engine:
         self._slots = slots
         self._lock: IO[str] | None = None
 
-    def start(self, steps: Steps) -> None:
-        """Launch, and take up what an earlier process left.
+    def hold(self) -> None:
+        """Make this the one process that runs builds here, until `stop`.
 
         Raises:
             ConfigError: Another process runs builds on this state directory.
         """
         self._lock = self._exclusive()
+
+    def start(self, steps: Steps) -> None:
+        """Launch, and take up what an earlier process left; `hold` comes first."""
+        if self._lock is None:
+            raise HypervouchBug("the engine was started without holding its state directory")
         self._use_wal()
         _Bound.steps = steps
         config: DBOSConfig = {

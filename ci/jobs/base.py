@@ -46,6 +46,7 @@ class Plan:
         results: Globs of JUnit files, relative to `checkout`.
         artifacts: Globs of further files, relative to `checkout`.
         has_results: False for a suite that only has an exit status.
+        local_results: JUnit files that steps on the controller write there, absolute paths.
     """
 
     steps: tuple[PlanStep, ...]
@@ -54,6 +55,7 @@ class Plan:
     results: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     has_results: bool = True
+    local_results: tuple[Path, ...] = ()
 
 
 class Suite(Protocol):

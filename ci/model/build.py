@@ -50,6 +50,7 @@ class AttemptRecord:
         tip: Branch tip that it was merged onto, or that it tested.
         interrupted: It ended because this program was stopped or killed: nobody's fault,
             and not counted against the nodes.
+        grade: Evidence grade of the node it ran on.
     """
 
     attempt_id: str
@@ -61,6 +62,7 @@ class AttemptRecord:
     hint: str = ""
     tip: str = ""
     interrupted: bool = False
+    grade: str = "none"
 
     @property
     def finished_tests(self) -> bool:

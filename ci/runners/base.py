@@ -62,7 +62,13 @@ class Session(Protocol):
         ...
 
     def fetch(
-        self, patterns: Sequence[str], *, directory: str, target: Path, limit_bytes: int
+        self,
+        patterns: Sequence[str],
+        *,
+        directory: str,
+        target: Path,
+        limit_bytes: int,
+        deadline: Deadline | None = None,
     ) -> tuple[Path, ...]:
         """Bring home the regular files below `directory` that match one of the globs.
 
@@ -74,7 +80,8 @@ class Session(Protocol):
             Paths relative to `target`, sorted.
 
         Raises:
-            CollectError: Something was left behind, or the node went away.
+            CollectError: Something was left behind; or, then `retryable`, the node went away
+                or the deadline passed.
         """
         ...
 

@@ -10,10 +10,9 @@ import sqlalchemy as sa
 
 from ci.layout import Job
 from ci.model.build import AttemptKind, AttemptRecord, Phase
-from ci.model.node import Lease
 from ci.model.result import Judgement, Outcome, Result, Status
 from ci.model.verdict_json import judgement_from_json, judgement_to_json
-from ci.store import leases, schema
+from ci.store import schema
 from ci.store.builds import make_id
 from ci.store.database import Database
 
@@ -70,27 +69,6 @@ def load(database: Database, build_id: str) -> BuildOrder | None:
         ref=row["ci_buildset_ref"],
         pipeline=row["ci_buildset_pipeline"],
     )
-
-
-def claim(tx: sa.Connection, build_id: str, *, at: datetime) -> bool:
-    """Turn a queued build into a running one; False when it is no longer queued."""
-    build = schema.build
-    done = tx.execute(
-        sa.update(build)
-        .where(build.c.id == build_id, build.c.state == "queued")
-        .values(state="running", started_at=at, waiting="")
-    )
-    if done.rowcount:
-        tx.execute(
-            sa.update(schema.buildset)
-            .where(
-                schema.buildset.c.id
-                == sa.select(build.c.buildset_id).where(build.c.id == build_id).scalar_subquery(),
-                schema.buildset.c.state == "queued",
-            )
-            .values(state="running")
-        )
-    return bool(done.rowcount)
 
 
 def begin(tx: sa.Connection, build_id: str, kind: AttemptKind, *, at: datetime) -> str:
@@ -152,27 +130,15 @@ class AttemptEnd:
     outcomes: tuple[Outcome, ...] = ()
 
 
-def finish(
-    tx: sa.Connection, attempt_id: str, end: AttemptEnd, lease: Lease | None, *, at: datetime
-) -> Result:
-    """Close an attempt with its outcomes; a stale lease turns its result into LOST.
-
-    The outcomes are kept either way: they are evidence, only not a vote.
-
-    Returns:
-        The result that was written.
-    """
-    result, error = end.result, end.error
-    if lease and end.outcomes and not leases.holds(tx, lease, now=at):
-        result = Result.LOST
-        error = f"the lease on {lease.node} (token {lease.token}) was no longer held at the end"
+def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime) -> None:
+    """Close an attempt with its outcomes."""
     update(
         tx,
         attempt_id,
         state="done",
         phase=Phase.DONE.value,
-        result=result.value,
-        error=error,
+        result=end.result.value,
+        error=end.error,
         hint=end.hint,
         exit_status=end.exit_status,
         interrupted=end.interrupted,
@@ -193,7 +159,6 @@ def finish(
                 for o in end.outcomes
             ],
         )
-    return result
 
 
 def records(tx: sa.Connection, build_id: str) -> tuple[AttemptRecord, ...]:
@@ -208,9 +173,9 @@ def records(tx: sa.Connection, build_id: str) -> tuple[AttemptRecord, ...]:
 
 
 def baselines(
-    tx: sa.Connection, order: BuildOrder, *, tip: str, grade: str, limit: int = 5
+    tx: sa.Connection, order: BuildOrder, *, check: AttemptRecord, limit: int = 5
 ) -> tuple[AttemptRecord, ...]:
-    """Runs of one branch tip by the same job, node label and grade, newest first."""
+    """Runs of a check's branch tip by the same job, node label and grade, newest first."""
     table, build, buildset = schema.attempt, schema.build, schema.buildset
     rows = tx.execute(
         sa.select(table)
@@ -219,8 +184,8 @@ def baselines(
         .where(
             table.c.kind == AttemptKind.BASELINE.value,
             table.c.result.in_([Result.SUCCESS.value, Result.FAILURE.value]),
-            table.c.tip == tip,
-            table.c.grade == grade,
+            table.c.tip == check.tip,
+            table.c.grade == check.grade,
             build.c.job_name == order.job.name,
             build.c.node_label == order.job.node_label,
             buildset.c.project == order.project,
@@ -256,6 +221,7 @@ def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Atte
             hint=row.hint,
             tip=row.tip or "",
             interrupted=row.interrupted,
+            grade=row.grade,
         )
         for row in rows
     )

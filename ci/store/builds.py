@@ -139,6 +139,24 @@ def add_buildset(tx: sa.Connection, new: NewBuildset, *, at: datetime) -> str | 
     return buildset_id
 
 
+def was_judged(
+    tx: sa.Connection, *, connection: str, change_number: int, below_patchset: int
+) -> bool:
+    """Whether the newest buildset of the older patch sets came to a verdict."""
+    table = schema.buildset
+    state = tx.execute(
+        sa.select(table.c.state)
+        .where(
+            table.c.connection == connection,
+            table.c.change_number == change_number,
+            table.c.patchset < below_patchset,
+        )
+        .order_by(table.c.patchset.desc(), table.c.recheck.desc())
+        .limit(1)
+    ).scalar()
+    return bool(state == "done")
+
+
 def cancel_builds(
     tx: sa.Connection,
     *,

@@ -15,8 +15,15 @@ from ci.store.database import Database
 TWIN_WINDOW = timedelta(seconds=3)
 
 
-def store(database: Database, event: Event, *, received_at: datetime) -> bool:
+def store(database: Database, event: Event, *, received_at: datetime, move_watermark: bool) -> bool:
     """Store an event and move the watermark, in one transaction.
+
+    Args:
+        database: Where it goes.
+        event: What happened.
+        received_at: Our own clock.
+        move_watermark: False while a catch-up is still under way: everything up to this
+            event has then not been read yet.
 
     Returns:
         False when this fact was there already.
@@ -25,7 +32,8 @@ def store(database: Database, event: Event, *, received_at: datetime) -> bool:
         known = _known(tx, event)
         if not known:
             tx.execute(sa.insert(schema.event).values(**_row(event, received_at)))
-        _advance(tx, event.connection, event.occurred_at)
+        if move_watermark:
+            _advance(tx, event.connection, event.occurred_at)
     return not known
 
 

@@ -108,10 +108,7 @@ def renew(
 ) -> Renewal:
     """Prolong a lease, and look on the way whether its build was cancelled."""
     done = tx.execute(sa.update(schema.node).where(_is_held(lease)).values(expires_at=now + term))
-    reason = tx.execute(
-        sa.select(schema.build.c.cancel_reason).where(schema.build.c.id == build_id)
-    ).scalar()
-    return Renewal(held=bool(done.rowcount), cancel_reason=reason)
+    return Renewal(held=bool(done.rowcount), cancel_reason=cancel_reason(tx, build_id))
 
 
 def holds(tx: sa.Connection, lease: Lease, *, now: datetime) -> bool:
@@ -162,3 +159,17 @@ def failures_of(tx: sa.Connection, name: str) -> int:
     """Builds in a row that ended as this node's fault."""
     found = tx.execute(sa.select(schema.node.c.failures).where(schema.node.c.name == name)).scalar()
     return int(found or 0)
+
+
+def in_state(tx: sa.Connection, state: NodeState) -> tuple[str, ...]:
+    """Names of the nodes in a state."""
+    table = schema.node
+    return tuple(tx.execute(sa.select(table.c.name).where(table.c.state == state.value)).scalars())
+
+
+def cancel_reason(tx: sa.Connection, build_id: str) -> str | None:
+    """Why a running build should stop; None while nobody asked."""
+    reason: str | None = tx.execute(
+        sa.select(schema.build.c.cancel_reason).where(schema.build.c.id == build_id)
+    ).scalar()
+    return reason

@@ -24,6 +24,7 @@ def add(
             patchset=review.patchset,
             revision=review.revision,
             tag=review.tag,
+            marker=review.marker,
             message=review.message,
             label=review.label,
             value=review.value if review.label else None,

@@ -102,6 +102,7 @@ change = sa.Table(
     Column("status", String(20), nullable=False),
     Column("patchset", Integer, nullable=False),  # newest one seen
     Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("ci_change_number", "number"),
 )
 
 # Step 3. One vote's worth of work.
@@ -126,6 +127,7 @@ buildset = sa.Table(
     Column("finished_at", UtcDateTime),
     sa.UniqueConstraint("connection", "change_number", "patchset", "pipeline", "recheck"),
     sa.Index("ci_buildset_created", "created_at"),
+    sa.Index("ci_buildset_change", "change_number"),
 )
 
 # Step 3. One job of a buildset. `job` is frozen at that time: a reload does not change it.
@@ -149,7 +151,7 @@ build = sa.Table(
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     sa.Index("ci_build_buildset", "buildset_id"),
-    sa.Index("ci_build_queued", "queued_at"),
+    sa.Index("ci_build_queued", "queued_at", "id"),
     sa.Index("ci_build_state", "state"),
 )
 
@@ -226,6 +228,7 @@ outbox = sa.Table(
     Column("patchset", Integer, nullable=False),
     Column("revision", String(64), nullable=False),
     Column("tag", String(100), nullable=False),
+    Column("marker", String(255), nullable=False),  # in the message, to read it back by
     Column("message", Text, nullable=False),
     Column("label", String(100)),  # NULL: comment only
     Column("value", Integer),

@@ -7,24 +7,26 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ci.model.verdict_json import judgement_from_json
 from ci.store import schema
 from ci.store.database import Database
 from ci.store.reads.records import (
-    AttemptRecord,
+    AttemptDetail,
     BuildDetail,
     BuildPulse,
     OutcomeCounts,
     OutcomeRecord,
 )
-from ci.store.reads.rows import buildset_records, decode_judgement, select_buildsets
+from ci.store.reads.rows import buildset_records, names_of, select_buildsets
 
 OUTCOME_LIMIT = 10_000
+_ATTEMPT_NAMES = names_of(AttemptDetail, without={"facts", "counts", "outcomes"})
 _BAD = ("fail", "error")
 _COUNT_NAMES = {"pass": "passed", "fail": "failed", "error": "errors", "skip": "skipped"}
 
 
 def build_detail(database: Database, build_id: str) -> BuildDetail | None:
-    """Everything about one build; None where there is no such build. Seven queries."""
+    """Everything about one build; None where there is no such build. A fixed number of queries."""
     build, change = schema.build, schema.change
     with database.read() as tx:
         own = tx.execute(
@@ -41,12 +43,17 @@ def build_detail(database: Database, build_id: str) -> BuildDetail | None:
                 change.c.number == buildset.change_number,
             )
         ).first()
-        attempts = _attempts(tx, build_id)
+        table = schema.attempt
+        attempts = _attempts(tx, table.c.build_id == build_id)
+        judgement = judgement_from_json(own.judgement) if own.judgement else None
+        compared = judgement.attempts_compared if judgement else ()
+        borrowed = _attempts(tx, sa.and_(table.c.id.in_(compared), table.c.build_id != build_id))
     return BuildDetail(
         build=next(item for item in buildset.builds if item.id == build_id),
         buildset=buildset,
         attempts=attempts,
-        judgement=decode_judgement(own.judgement),
+        borrowed=borrowed,
+        judgement=judgement,
         siblings=tuple(item for item in buildset.builds if item.id != build_id),
         change_url=about.url if about else "",
         change_status=about.status if about else "",
@@ -54,22 +61,17 @@ def build_detail(database: Database, build_id: str) -> BuildDetail | None:
     )
 
 
-def _attempts(tx: sa.Connection, build_id: str) -> tuple[AttemptRecord, ...]:
+def _attempts(tx: sa.Connection, wanted: sa.ColumnElement[bool]) -> tuple[AttemptDetail, ...]:
     table = schema.attempt
-    rows = (
-        tx.execute(sa.select(table).where(table.c.build_id == build_id).order_by(table.c.number))
-        .mappings()
-        .all()
-    )
+    rows = tx.execute(sa.select(table).where(wanted).order_by(table.c.number)).mappings().all()
     ids = [row["id"] for row in rows]
     counts, outcomes = _counts(tx, ids), _outcomes(tx, ids)
     return tuple(_attempt(row, counts[row["id"]], outcomes[row["id"]]) for row in rows)
 
 
-def _attempt(row: Any, counts: dict[str, int], outcomes: list[OutcomeRecord]) -> AttemptRecord:
-    apart = {"build_id", "token", "facts"}
-    return AttemptRecord(
-        **{name: value for name, value in row.items() if name not in apart},
+def _attempt(row: Any, counts: dict[str, int], outcomes: list[OutcomeRecord]) -> AttemptDetail:
+    return AttemptDetail(
+        **{name: row[name] for name in _ATTEMPT_NAMES},
         facts={str(name): str(value) for name, value in (row["facts"] or {}).items()},
         counts=OutcomeCounts(**counts),
         outcomes=tuple(outcomes),

@@ -170,7 +170,7 @@ class OutcomeCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptRecord:
+class AttemptDetail:
     """One go of a build on one node.
 
     Attributes:
@@ -181,6 +181,7 @@ class AttemptRecord:
     """
 
     id: str
+    build_id: str
     number: int
     kind: str
     state: str
@@ -208,6 +209,8 @@ class BuildDetail:
     """Everything about one build.
 
     Attributes:
+        attempts: Oldest first.
+        borrowed: Attempts of other builds that the judgement rests on (their baselines).
         siblings: The other builds of the same buildset.
         change_url: Gerrit's page of the change; from an event, so hostile.
         change_status: `NEW`, `MERGED` or `ABANDONED`; empty when unknown.
@@ -216,7 +219,8 @@ class BuildDetail:
 
     build: BuildRecord
     buildset: BuildsetRecord
-    attempts: tuple[AttemptRecord, ...]
+    attempts: tuple[AttemptDetail, ...]
+    borrowed: tuple[AttemptDetail, ...]
     judgement: Judgement | None
     siblings: tuple[BuildRecord, ...]
     change_url: str

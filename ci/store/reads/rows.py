@@ -8,19 +8,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ci.model.result import FailureClass, Judgement, Result, TestFinding, Verdict, Vote
+from ci.model.verdict_json import verdict_from_json
 from ci.store import schema
 from ci.store.reads.records import BuildRecord, BuildsetRecord, EventRecord, VoteRecord
 
 
-def _names(record: type[Any], *, without: set[str]) -> tuple[str, ...]:
+def names_of(record: type[Any], *, without: set[str]) -> tuple[str, ...]:
     """Fields of a record that a row has under the same name."""
     return tuple(item.name for item in fields(record) if item.name not in without)
 
 
-_BUILDSET_NAMES = _names(BuildsetRecord, without={"verdict", "vote", "builds"})
-_VOTE_NAMES = _names(VoteRecord, without={"note"})
-_EVENT_NAMES = _names(EventRecord, without={"author"})
+_BUILDSET_NAMES = names_of(BuildsetRecord, without={"verdict", "vote", "builds"})
+_VOTE_NAMES = names_of(VoteRecord, without={"note"})
+_EVENT_NAMES = names_of(EventRecord, without={"author"})
 _B, _S, _C, _A = schema.build, schema.buildset, schema.change, schema.attempt
 
 BUILD_COLUMNS = (
@@ -128,7 +128,7 @@ def buildset_records(tx: sa.Connection, query: sa.Select[Any]) -> tuple[Buildset
 def _buildset(row: Any, builds: tuple[BuildRecord, ...]) -> BuildsetRecord:
     return BuildsetRecord(
         **{name: row[name] for name in _BUILDSET_NAMES},
-        verdict=decode_verdict(row["verdict"]),
+        verdict=verdict_from_json(row["verdict"]) if row["verdict"] else None,
         vote=_vote(row),
         builds=builds,
     )
@@ -138,41 +138,6 @@ def _vote(row: Any) -> VoteRecord | None:
     if row["vote_state"] is None:
         return None
     return VoteRecord(**{name: row[f"vote_{name}"] for name in _VOTE_NAMES}, note=row["vote_error"])
-
-
-def decode_verdict(raw: Any) -> Verdict | None:
-    """A Verdict from its JSON column; None where there is none."""
-    if not isinstance(raw, dict):
-        return None
-    vote = raw.get("vote")
-    return Verdict(
-        vote=Vote(label=str(vote["label"]), value=int(vote["value"])) if vote else None,
-        succeeded=bool(raw.get("succeeded")),
-        reason=str(raw.get("reason", "")),
-        report=bool(raw.get("report", True)),
-    )
-
-
-def decode_judgement(raw: Any) -> Judgement | None:
-    """A Judgement from its JSON column; None where there is none."""
-    if not isinstance(raw, dict):
-        return None
-    return Judgement(
-        result=Result(raw["result"]),
-        failure_class=FailureClass(raw["failure_class"]),
-        vote=int(raw.get("vote", 0)),
-        reason=str(raw.get("reason", "")),
-        findings=tuple(
-            TestFinding(
-                test_id=str(item["test_id"]),
-                failure_class=FailureClass(item["failure_class"]),
-                reason=str(item.get("reason", "")),
-                message=str(item.get("message", "")),
-            )
-            for item in raw.get("findings", ())
-        ),
-        attempts_compared=tuple(map(str, raw.get("attempts_compared", ()))),
-    )
 
 
 def event_records(tx: sa.Connection, query: sa.Select[Any]) -> tuple[EventRecord, ...]:

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: the only module that knows every implementation and starts threads."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ci import settings
+from ci.bell import Bell
+from ci.checkout import Checkout, Remote
+from ci.clock import Clock, SystemClock
+from ci.collect import LogStore
+from ci.dispatcher import Dispatcher
+from ci.engine import Engine
+from ci.errors import ConfigError, HypervouchError
+from ci.gerrit.catchup import missed
+from ci.gerrit.rest import GerritRest
+from ci.gerrit.stream import EventStream
+from ci.janitor import Janitor
+from ci.layout import Connection, Layout, ProviderConfig
+from ci.listener import Listener, Stream
+from ci.log import get
+from ci.model.event import Event
+from ci.planner import Planner
+from ci.relay import Relay
+from ci.reporters.gerrit import GerritReporter
+from ci.store.database import Database
+from ci.worker import MIB, Worker
+from nodes.health import preflight
+from nodes.pool import NodePool
+from nodes.providers.base import Provider
+from nodes.providers.table import driver
+from webui.app import create_app
+from webui.server import WebServer
+
+PROBE_EVERY_S = 60
+CLEAN_EVERY_S = 60
+RECONCILE_EVERY_S = 30
+FORGET_EVERY_S = 600
+STOP_S = 20.0
+
+
+def check_provider(config: ProviderConfig) -> list[tuple[tuple[str | int, ...], str]]:
+    """What a driver's own model says of a provider's options: list of (keys, message)."""
+    try:
+        model = driver(config.driver).Options
+    except ConfigError as error:
+        return [(("driver",), str(error))]
+    try:
+        model.model_validate(config.options)
+    except ValidationError as error:
+        return [(detail["loc"], detail["msg"]) for detail in error.errors()]
+    return []
+
+
+def load_layout(path: Path) -> Layout:
+    """The layout of a configuration, with every provider's options checked.
+
+    Raises:
+        ConfigError: With every mistake found.
+    """
+    return settings.load(path, check_provider)
+
+
+class _Server:
+    """What the planner and the listener ask one review server."""
+
+    def __init__(self, rest: GerritRest, connection: Connection, projects: Collection[str]) -> None:
+        self._rest, self._connection, self._projects = rest, connection, projects
+        self._own: frozenset[str] = frozenset()
+
+    def changed_files(self, project: str, number: int, revision: str) -> tuple[str, ...]:
+        return self._rest.changed_files(project, number, revision)
+
+    def own_names(self) -> frozenset[str]:
+        if not self._own:
+            name = self._rest.account_self().name
+            self._own = frozenset({self._connection.user, name} - {""})
+        return self._own
+
+    def server_time(self) -> datetime:
+        return self._rest.server_time()
+
+    def missed(self, since: datetime) -> Iterator[Event]:
+        return missed(
+            self._rest,
+            self._connection.name,
+            since,
+            self._projects,
+            overlap_s=self._connection.catch_up_overlap_s,
+        )
+
+
+class App:
+    """One installation in one process: every role of the flow, started and stopped together.
+
+    Args:
+        layout: What to do.
+        clock: Where time comes from.
+        notice: Banner on every page, for a demo.
+    """
+
+    def __init__(self, layout: Layout, clock: Clock | None = None, *, notice: str = "") -> None:
+        self.layout = layout
+        self.clock = clock or SystemClock()
+        service = layout.service
+        self.database = Database.in_directory(service.state_dir)
+        self.logs = LogStore(
+            service.state_dir / "logs",
+            limit_bytes=service.log_limit_mib * MIB,
+            free_bytes=service.free_disk_mib * MIB,
+        )
+        self._log = get("serve")
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
+        self._planned, self._queued = Bell(), Bell()
+        self._owed: dict[str, Bell] = {}
+        self._rests: dict[str, GerritRest] = {}
+        self._passwords: dict[str, str] = {}
+        for connection in layout.connections:
+            password = settings.resolve_secret(connection.password)
+            self._passwords[connection.name] = password
+            self._rests[connection.name] = GerritRest(connection, password)
+            self._owed[connection.name] = Bell()
+        projects = [project.name for project in layout.projects]
+        self._servers = {
+            c.name: _Server(self._rests[c.name], c, projects) for c in layout.connections
+        }
+        self._providers = self._make_providers()
+        self.pool = NodePool(
+            self.database, self.clock, self._by_label(), preflight, term_s=service.lease_s
+        )
+        self.engine = Engine(service.state_dir, slots=service.worker_slots)
+        self.worker = self._make_worker()
+        self.dispatcher = Dispatcher(
+            self.database,
+            self.clock,
+            self.engine,
+            slots=service.worker_slots,
+            bell=self._queued,
+        )
+        self.planner = Planner(
+            self.database,
+            self.clock,
+            lambda: self.layout,
+            self._servers,
+            bell=self._planned,
+            on_queued=self._queued.ring,
+            on_cancel=self.worker.cancel,
+        )
+        self.listeners = [self._make_listener(c) for c in layout.connections]
+        self.relays = [self._make_relay(c) for c in layout.connections]
+        self.janitor = Janitor()
+        host, _, port = service.listen.rpartition(":")
+        self.web = WebServer(
+            create_app(self.database, service.state_dir / "logs", service.url, notice=notice),
+            host=host,
+            port=int(port),
+        )
+
+    def start(self) -> None:
+        """Start every role; what an earlier process left is taken up again.
+
+        Raises:
+            ConfigError: The operator has to mend something first.
+            StorageError: The disk does not take the first write.
+        """
+        self.layout.service.state_dir.mkdir(parents=True, exist_ok=True)
+        self.database.create()
+        self.engine.hold()
+        self.web.start()
+        self.pool.register()
+        self.pool.clean()
+        self.engine.start(self.worker)
+        self.dispatcher.reconcile()
+        self._spawn("lease-keeper", self.pool.keep_leases)
+        self._spawn("prepare", self._prepare)
+        self._spawn("dispatcher", self.dispatcher.run)
+        self._spawn("planner", self.planner.run)
+        for listener in self.listeners:
+            self._spawn(f"listener-{listener.name}", listener.run)
+        for relay, connection in zip(self.relays, self.layout.connections, strict=True):
+            self._spawn(f"relay-{connection.name}", relay.run)
+        self._start_chores()
+        self._log.info("started", action="start", url=self.web.url)
+
+    def stop(self) -> None:
+        """Stop every role in the flow's order; what runs is taken up by the next start."""
+        for listener in self.listeners:
+            listener.stop()
+        self.planner.stop()
+        self.dispatcher.stop()
+        self.janitor.stop()
+        self.worker.stop()
+        self._wait_for_worker()
+        for relay in self.relays:
+            relay.stop()
+        self.pool.stop()
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(STOP_S)
+        self.engine.stop()
+        self.web.stop()
+        for rest in self._rests.values():
+            rest.close()
+        self.database.close()
+        self._log.info("stopped", action="stop")
+
+    def _wait_for_worker(self) -> None:
+        deadline = self.clock.monotonic_s() + STOP_S
+        while self.worker.busy() and self.clock.monotonic_s() < deadline:
+            self.clock.sleep(0.05)
+
+    def _make_providers(self) -> list[tuple[ProviderConfig, Provider]]:
+        made = []
+        for config in self.layout.providers:
+            chosen = driver(config.driver)
+            options = chosen.Options.model_validate(config.options)
+            state = self.layout.service.state_dir / "nodes" / config.name
+            made.append((config, chosen(options, state)))
+        return made
+
+    def _by_label(self) -> dict[str, tuple[Provider, ...]]:
+        found: dict[str, tuple[Provider, ...]] = {}
+        for config, provider in self._providers:
+            found[config.label] = (*found.get(config.label, ()), provider)
+        return found
+
+    def _make_worker(self) -> Worker:
+        return Worker(
+            self.database,
+            self.clock,
+            layout=lambda: self.layout,
+            checkouts={c.name: self._make_checkout(c) for c in self.layout.connections},
+            pool=self.pool,
+            logs=self.logs,
+            on_verdict=self._ring_relays,
+            on_free=self._queued.ring,
+        )
+
+    def _ring_relays(self) -> None:
+        for bell in self._owed.values():
+            bell.ring()
+
+    def _make_checkout(self, connection: Connection) -> Checkout:
+        return Checkout(
+            self.layout.service.state_dir / "git" / connection.name,
+            Remote(
+                transport=connection.git,
+                url=connection.url,
+                server=connection.server,
+                port=connection.port,
+                user=connection.user,
+                password=self._passwords[connection.name],
+                key_file=connection.key_file,
+                known_hosts=connection.known_hosts,
+            ),
+        )
+
+    def _make_listener(self, connection: Connection) -> Listener:
+        def open_stream(on_line: Callable[[bytes], None], on_up: Callable[[], None]) -> Stream:
+            return EventStream(connection, on_line, on_up)
+
+        return Listener(
+            connection.name,
+            self.database,
+            self.clock,
+            open_stream,
+            self._servers[connection.name],
+            on_stored=self._planned.ring,
+        )
+
+    def _make_relay(self, connection: Connection) -> Relay:
+        return Relay(
+            connection.name,
+            self.database,
+            self.clock,
+            GerritReporter(self._rests[connection.name], connection.user),
+            bell=self._owed[connection.name],
+        )
+
+    def _prepare(self) -> None:
+        """Make what nodes need (images); a provider that cannot says so on its nodes."""
+        for config, provider in self._providers:
+            try:
+                provider.prepare()
+            except HypervouchError as error:
+                self._log.error("provider not ready", provider=config.name, reason=str(error))
+                for node in provider.node_names():
+                    self.pool.quarantine(node, str(error))
+        self._queued.ring()
+
+    def _start_chores(self) -> None:
+        for connection, listener in zip(self.layout.connections, self.listeners, strict=True):
+            self.janitor.every(
+                connection.catch_up_every_s, f"catch-up {connection.name}", listener.catch_up
+            )
+        self.janitor.every(PROBE_EVERY_S, "probe", self.pool.probe)
+        self.janitor.every(CLEAN_EVERY_S, "clean", self.pool.clean)
+        self.janitor.every(RECONCILE_EVERY_S, "reconcile", self.dispatcher.reconcile)
+        self.janitor.every(
+            FORGET_EVERY_S, "forget", lambda: self.engine.forget(self.engine.finished())
+        )
+        self.janitor.start()
+
+    def _spawn(self, name: str, body: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(name, body), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guarded(self, name: str, body: Callable[[], Any]) -> None:
+        """The loop edge of each long-running thread: a bug is told, and the thread goes on."""
+        while not self._ended.is_set():
+            try:
+                body()
+            except Exception:  # noqa: BLE001 - told with its traceback, and tried again
+                self._log.exception("a bug in this program", action=name)
+                self._ended.wait(2.0)
+            else:
+                return

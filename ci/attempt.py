@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 5 of 9, run. Before: lease. After: collect.
+
+In: one attempt of a Build: which tree, which job, which nodes to avoid. Out: how it ended,
+with its Outcomes. Phases in order: merge (controller), lease, setup (node made ready, tree
+shipped), run, collect. Whatever happens, what was produced is collected, the remote process
+groups are ended, the machine is thrown away, and only then is the lease given back.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Protocol
+
+from ci.backoff import Backoff
+from ci.cancel import CancelToken, Deadline
+from ci.checkout import Checkout, MergedTree
+from ci.clock import Clock
+from ci.collect import Collected, ConsoleLog, collect
+from ci.errors import (
+    BuildCanceled,
+    CollectError,
+    HarnessBroken,
+    HypervouchError,
+    LeaseLost,
+    MergeConflict,
+    NodeError,
+    NodeUnavailable,
+    ReviewServerError,
+    RunError,
+    RunTimeout,
+)
+from ci.jobs.base import Plan, PlanStep, Where
+from ci.jobs.table import suite_for
+from ci.model.build import AttemptKind, Phase
+from ci.model.node import Endpoint, Lease, Transport
+from ci.model.result import Outcome, Result, Status
+from ci.runners.base import Session
+from ci.runners.table import runner_for
+from ci.store.attempts import AttemptEnd, BuildOrder
+from nodes.pool import NodePool
+
+EXIT_STATUS_TEST = "exit-status"
+
+_RESULTS: tuple[tuple[type[HypervouchError], Result], ...] = (
+    (MergeConflict, Result.MERGE_CONFLICT),
+    (BuildCanceled, Result.CANCELED),
+    (LeaseLost, Result.LOST),
+    (NodeError, Result.NODE_FAILURE),
+    (RunTimeout, Result.TIMED_OUT),
+    (RunError, Result.ERROR),
+    (CollectError, Result.POST_FAILURE),
+)
+
+
+def result_of(error: HypervouchError) -> Result:
+    """The word for an attempt that ended with an error; LOST where it is our own fault."""
+    return next((word for kind, word in _RESULTS if isinstance(error, kind)), Result.LOST)
+
+
+class Progress(Protocol):
+    """Where an attempt writes down how far it is."""
+
+    def __call__(self, **values: object) -> None:
+        """Note columns of the attempt's row."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptContext:
+    """Everything one attempt needs.
+
+    Attributes:
+        attempt_id: Its id.
+        kind: Why it runs.
+        order: The build.
+        checkout: Merges on the controller.
+        pool: Gives nodes.
+        clock: Where time comes from.
+        cancel: Ends it early.
+        console: Its live log.
+        directory: Its own directory in the log store.
+        avoid: Nodes this build was on before.
+        tip: Branch tip of the build's first check; repeats and baselines use the same one.
+        note: Writes progress down.
+        artifact_limit_bytes: What is brought home at most.
+    """
+
+    attempt_id: str
+    kind: AttemptKind
+    order: BuildOrder
+    checkout: Checkout
+    pool: NodePool
+    clock: Clock
+    cancel: CancelToken
+    console: ConsoleLog
+    directory: Path
+    avoid: tuple[str, ...]
+    tip: str | None
+    note: Progress
+    artifact_limit_bytes: int
+
+
+def run_attempt(context: AttemptContext) -> AttemptEnd:
+    """Run one attempt to its end.
+
+    Raises:
+        HypervouchError: It ended without outcomes that count; `result_of` has the word.
+    """
+    merged = _merge(context)
+    context.note(phase=Phase.LEASE.value, tip=merged.tip, tree=merged.tree)
+    lease = context.pool.acquire(
+        context.order.job.node_label,
+        holder=context.attempt_id,
+        avoid=context.avoid,
+        cancel=context.cancel,
+    )
+    context.console.note(f"node {lease.node}, lease {lease.token}")
+    context.note(
+        phase=Phase.SETUP.value, node=lease.node, token=lease.token, leased_at=context.clock.now()
+    )
+    try:
+        with context.pool.kept(lease, context.order.build_id, context.cancel):
+            end = _on_node(context, merged, lease)
+            _still_ours(context, lease)
+    except NodeUnavailable as error:
+        context.pool.note_failure(lease.node, error.message)
+        raise
+    else:
+        context.pool.note_success(lease.node)
+        return end
+    finally:
+        context.pool.give_back(lease)
+
+
+def _still_ours(context: AttemptContext, lease: Lease) -> None:
+    """The fence: results that came in under a stale token are evidence, never a vote."""
+    if not context.pool.holds(lease):
+        raise LeaseLost(
+            f"lease {lease.token} on {lease.node} ran out before the results were in",
+            hint="raise lease-s, or look why this machine stood still",
+        )
+
+
+def _merge(context: AttemptContext) -> MergedTree:
+    """The tree to test, merged without running any of it; waits while Gerrit is away."""
+    order, backoff = context.order, Backoff(first_s=1.0)
+    while True:
+        context.cancel.check()
+        try:
+            merged = _tree(context)
+        except ReviewServerError as error:
+            if not error.retryable:
+                raise
+            pause_s = backoff.next_s()
+            context.console.note(f"{error}; next try in {pause_s:.0f} s")
+            context.cancel.wait(pause_s)
+        else:
+            what = (
+                f"branch {order.branch} at {merged.tip}"
+                if context.kind is AttemptKind.BASELINE
+                else f"change {order.change_number},{order.patchset} ({order.revision}) merged "
+                f"onto {order.branch} at {merged.tip}"
+            )
+            context.console.note(f"{context.kind.value}: {what}, tree {merged.tree}")
+            return merged
+
+
+def _tree(context: AttemptContext) -> MergedTree:
+    order = context.order
+    if context.kind is AttemptKind.BASELINE and context.tip:
+        return context.checkout.at(order.project, context.tip)
+    return context.checkout.merge(
+        order.project, order.branch, order.ref, order.revision, tip=context.tip
+    )
+
+
+def _on_node(context: AttemptContext, merged: MergedTree, lease: Lease) -> AttemptEnd:
+    """Setup, run and collect on the leased node."""
+    job = context.order.job
+    setup = Deadline("setup", job.setup_timeout_s, context.clock)
+    endpoint = context.pool.start(lease)
+    _check_trust(context, endpoint)
+    _describe(context, endpoint)
+    session = runner_for(endpoint.transport).connect(endpoint, setup)
+    try:
+        plan = suite_for(job.suite).plan(job, endpoint, context.directory)
+        with TemporaryFile() as tar:
+            context.checkout.archive(merged, tar)
+            tar.seek(0)
+            session.put_tree(tar, plan.checkout, setup)
+        context.note(phase=Phase.RUN.value, suite_started_at=context.clock.now())
+        return _run_and_collect(context, session, plan)
+    finally:
+        session.kill()
+        session.close()
+
+
+def _check_trust(context: AttemptContext, endpoint: Endpoint) -> None:
+    if endpoint.transport is Transport.LOCAL and not context.order.job.trusted:
+        raise NodeUnavailable(
+            f"job {context.order.job.name} is not trusted and may not run on this machine itself",
+            hint="give it a node of its own, or set trusted: true",
+        )
+
+
+def _describe(context: AttemptContext, endpoint: Endpoint) -> None:
+    facts = ", ".join(f"{name} {value}" for name, value in sorted(endpoint.facts.items()))
+    context.console.note(
+        f"hypervisor {endpoint.hypervisor or 'none'}, evidence {endpoint.grade.value}"
+        + (f"; {facts}" if facts else "")
+    )
+    context.note(
+        grade=endpoint.grade.value, hypervisor=endpoint.hypervisor, facts=dict(endpoint.facts)
+    )
+
+
+def _run_and_collect(context: AttemptContext, session: Session, plan: Plan) -> AttemptEnd:
+    """The steps, and then what they left, whether or not they came to their end."""
+    status, trouble = 0, None
+    try:
+        status = _steps(context, session, plan)
+    except RunTimeout as error:
+        trouble = error
+    context.note(phase=Phase.COLLECT.value)
+    try:
+        found = collect(session, plan, context.directory, context.artifact_limit_bytes)
+    except CollectError as error:
+        if trouble is None:
+            raise
+        context.console.note(f"nothing could be brought home: {error}")
+        found = Collected()
+    for problem in found.problems:
+        context.console.note(problem)
+    if trouble:
+        context.console.note(str(trouble))
+        raise trouble
+    return _end(context, plan, status, found)
+
+
+def _steps(context: AttemptContext, session: Session, plan: Plan) -> int:
+    """Run the steps in order; returns the exit status of the last one that ran."""
+    status = 0
+    for step in plan.steps:
+        status = _step(context, session, plan, step)
+        context.console.note(f"{step.phase} ended with status {status}")
+        if status and step.phase == "setup":
+            raise HarnessBroken(
+                f"the set-up command ended with status {status}: no test ran",
+                hint="see the log; the command stands in the job's configuration",
+            )
+    return status
+
+
+def _step(context: AttemptContext, session: Session, plan: Plan, step: PlanStep) -> int:
+    context.console.note(f"{step.phase}: {step.command}")
+    deadline = Deadline(step.phase, step.timeout_s, context.clock)
+    if step.where is Where.CONTROLLER:
+        local = Endpoint(transport=Transport.LOCAL, workdir=str(context.directory))
+        session = runner_for(Transport.LOCAL).connect(local, deadline)
+    directory = plan.checkout if step.where is Where.NODE else str(context.directory)
+    return session.run(
+        step.command,
+        directory=directory,
+        env=plan.env,
+        sink=context.console.write,
+        deadline=deadline,
+        cancel=context.cancel,
+    )
+
+
+def _end(context: AttemptContext, plan: Plan, status: int, found: Collected) -> AttemptEnd:
+    """What the exit status and the outcomes say together."""
+    outcomes = found.outcomes
+    if not plan.has_results:
+        outcomes = (
+            Outcome(
+                test_id=EXIT_STATUS_TEST,
+                status=Status.FAIL if status else Status.PASS,
+                message=f"the command ended with status {status}" if status else "",
+            ),
+        )
+    bad = any(o.status.bad for o in outcomes)
+    if not outcomes or not any(o.status is not Status.SKIP for o in outcomes):
+        raise HarnessBroken(
+            f"the suite ran no test (exit status {status})",
+            hint="see the log; the job's results globs may not fit",
+        )
+    if status and not bad:
+        raise HarnessBroken(
+            f"every test that reported passed, but the command ended with status {status}",
+            hint="see the end of the log",
+        )
+    passed = sum(1 for o in outcomes if o.status is Status.PASS)
+    context.console.note(f"{passed} of {len(outcomes)} tests passed")
+    return AttemptEnd(
+        result=Result.FAILURE if bad else Result.SUCCESS, exit_status=status, outcomes=outcomes
+    )

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hypervouch`: parses the command line, builds what a verb needs, calls one function."""
+
+import getpass
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ci import log
+from ci.errors import ConfigError, HypervouchError
+
+DEFAULT_CONFIG = "config"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ErrorGroup(click.Group):
+    """Shows every error of ours as one clear message and exit status 1, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except HypervouchError as error:
+            click.secho(f"hypervouch: {error.message}", fg="red", err=True)
+            if error.hint:
+                click.echo(f"  fix: {error.hint}", err=True)
+            ctx.exit(1)
+        except BrokenPipeError:
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+@click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hypervouch")
+@click.option("--log-level", default="INFO", show_default=True, help="Least level shown.")
+def main(log_level: str) -> None:
+    """Third-party CI for hypervisor drivers: a patch reaches a hypervisor, a vote and a page."""
+    _check_own_package()
+    log.configure(level=log_level.upper())
+
+
+def _check_own_package() -> None:
+    """Our packages have plain names: make sure that `ci` is ours and not a checkout's."""
+    import ci  # noqa: PLC0415 - the very import that is being checked
+
+    if Path(ci.__file__ or "").resolve().parent != Path(__file__).resolve().parent:
+        raise ConfigError(
+            f"another package named ci shadows ours: {ci.__file__}",
+            hint="run hypervouch from another directory",
+        )
+
+
+def config_option(function: F) -> F:
+    """`--config`, the same for every verb that needs the configuration."""
+    return click.option(
+        "-c",
+        "--config",
+        "config",
+        type=click.Path(path_type=Path),
+        default=lambda: Path(os.environ.get("HYPERVOUCH_CONFIG", DEFAULT_CONFIG)),
+        show_default="$HYPERVOUCH_CONFIG or ./config",
+        help="A YAML file, or a directory of them.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """`--json`, the same for every listing."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def stop_signal() -> threading.Event:
+    """An event that SIGINT and SIGTERM set."""
+    asked = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: asked.set())
+    return asked
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="Exit when the votes are in: 0 if they are right.")
+@click.option(
+    "--gerrit",
+    type=click.Choice(["sandbox", "real"]),
+    default="sandbox",
+    show_default=True,
+    help="The review server: ours in this process, or a real Gerrit on loopback.",
+)
+@click.option(
+    "--hypervisor",
+    type=click.Choice(["auto", "qemu", "emulator"]),
+    default="auto",
+    show_default=True,
+    help="auto: QEMU where it can be had, else the emulator.",
+)
+@click.option("--port", default=8088, show_default=True, help="Port of the page; 0: any free one.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep everything in this directory.")
+def demo(*, once: bool, gerrit: str, hypervisor: str, port: int, keep: Path | None) -> None:
+    """Show the whole flow on this machine: patches, a hypervisor, votes, a page."""
+    from ci.demo.run import run_demo  # noqa: PLC0415 - nothing of it is needed elsewhere
+
+    log.configure(level="ERROR")
+    asked = stop_signal()
+    status = run_demo(
+        gerrit=gerrit, hypervisor=hypervisor, port=port, keep=keep, once=once, asked=asked
+    )
+    sys.exit(status)
+
+
+@main.command()
+@config_option
+def serve(config: Path) -> None:
+    """Run every role in this process until it is told to stop."""
+    from ci.app import App, load_layout  # noqa: PLC0415 - heavy, and not needed by listings
+
+    asked = stop_signal()
+    app = App(load_layout(config))
+    app.start()
+    click.echo(f"hypervouch serves {app.web.url}", err=True)
+    asked.wait()
+    app.stop()
+
+
+@main.group()
+def config() -> None:
+    """Check and show the configuration."""
+
+
+@config.command("check")
+@config_option
+@json_option
+def config_check(config: Path, as_json: bool) -> None:
+    """Show every mistake at once as file:line:col: path: message."""
+    from ci import settings  # noqa: PLC0415
+    from ci.app import check_provider  # noqa: PLC0415
+
+    problems = settings.check(config, check_provider)
+    if as_json:
+        click.echo(json.dumps([vars(p) | {"file": str(p.file)} for p in problems], indent=1))
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        if not problems:
+            click.echo(f"{config}: no mistakes found")
+    sys.exit(1 if problems else 0)
+
+
+@config.command("show")
+@config_option
+def config_show(config: Path) -> None:
+    """Print the configuration as it is understood, defaults included, as JSON."""
+    from ci.app import load_layout  # noqa: PLC0415
+
+    click.echo(load_layout(config).model_dump_json(by_alias=True, indent=1))
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of one configuration file."""
+    from ci import settings  # noqa: PLC0415
+
+    click.echo(json.dumps(settings.json_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command()
+@config_option
+@json_option
+def doctor(config: Path, as_json: bool) -> None:
+    """Try each thing that can be wrong, and say how to mend it."""
+    from ci.app import load_layout  # noqa: PLC0415
+    from ci.doctor import examine  # noqa: PLC0415
+
+    findings = list(examine(load_layout(config)))
+    if as_json:
+        click.echo(json.dumps([vars(f) for f in findings], indent=1))
+    else:
+        for finding in findings:
+            mark = (
+                click.style("ok  ", fg="green") if finding.good else click.style("BAD ", fg="red")
+            )
+            click.echo(f"{mark} {finding.what}: {finding.message}")
+            if finding.hint:
+                click.echo(f"      fix: {finding.hint}")
+    sys.exit(0 if all(f.good for f in findings) else 1)
+
+
+@main.command()
+@config_option
+@click.argument("event", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--file", "files", multiple=True, help="A changed file, for file filters.")
+def explain(config: Path, event: Path, files: tuple[str, ...]) -> None:
+    """Say what an event (a JSON file as stream-events sends it) would start, and why."""
+    from ci.explain import explain_file  # noqa: PLC0415
+
+    for line in explain_file(config, event, files):
+        click.echo(line)
+
+
+@main.command()
+@config_option
+@json_option
+@click.option("--limit", default=20, show_default=True)
+@click.option("--state", help="Only this state: queued, running, done, canceled.")
+def builds(config: Path, as_json: bool, limit: int, state: str | None) -> None:
+    """List builds, newest first."""
+    from ci.listings import show_builds  # noqa: PLC0415
+
+    show_builds(config, as_json=as_json, limit=limit, state=state)
+
+
+@main.command()
+@config_option
+@json_option
+@click.argument("build_id")
+def build(config: Path, as_json: bool, build_id: str) -> None:
+    """Show one build: its verdict, why, and every attempt."""
+    from ci.listings import show_build  # noqa: PLC0415
+
+    show_build(config, build_id, as_json=as_json)
+
+
+@main.command()
+@config_option
+@click.argument("build_id")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the build ends.")
+@click.option("--attempt", type=int, help="Number of the attempt; the newest by default.")
+def logs(config: Path, build_id: str, follow: bool, attempt: int | None) -> None:
+    """Print a build's log."""
+    from ci.listings import print_log  # noqa: PLC0415
+
+    print_log(config, build_id, follow=follow, number=attempt)
+
+
+@main.command()
+@config_option
+@json_option
+def nodes(config: Path, as_json: bool) -> None:
+    """List nodes: health, who holds them, why."""
+    from ci.listings import show_nodes  # noqa: PLC0415
+
+    show_nodes(config, as_json=as_json)
+
+
+@main.command()
+@config_option
+@json_option
+@click.option("--all", "everything", is_flag=True, help="Settled rows as well.")
+def outbox(config: Path, as_json: bool, everything: bool) -> None:
+    """List reviews that are still owed, and why."""
+    from ci.listings import show_outbox  # noqa: PLC0415
+
+    show_outbox(config, as_json=as_json, everything=everything)
+
+
+@main.command()
+@config_option
+@click.argument("change", type=int)
+@click.argument("words", nargs=-1)
+@click.option("--connection", help="Which server, where the number is on several.")
+def recheck(config: Path, change: int, words: tuple[str, ...], connection: str | None) -> None:
+    """Run the newest patch set of a change again; WORDS: a job, a label, a reason."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store.actions import request_recheck  # noqa: PLC0415
+
+    event = request_recheck(
+        open_database(config),
+        change,
+        by=getpass.getuser(),
+        words=" ".join(words),
+        connection=connection,
+        at=SystemClock().now(),
+    )
+    number = event.patchset.number if event.patchset else 0
+    click.echo(f"recheck of {change},{number} is noted; the service starts it")
+
+
+@main.command()
+@config_option
+@click.argument("build_id")
+def cancel(config: Path, build_id: str) -> None:
+    """Cancel a build, and the others of its buildset."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store.actions import request_cancel  # noqa: PLC0415
+
+    buildset = request_cancel(
+        open_database(config), build_id, by=getpass.getuser(), at=SystemClock().now()
+    )
+    click.echo(f"buildset {buildset} is cancelled; a running suite stops within seconds")
+
+
+if __name__ == "__main__":
+    main()

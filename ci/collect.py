@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 6 of 9, collect. Before it: run; after it: judge.
+
+In: a Session whose commands have ended, however they ended, and the Plan. Out: Outcomes, the
+files that were brought home, redacted, with a manifest, and what could not be had. Nothing
+that comes from a node is trusted: names, sizes, links and XML are checked on the way in.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.cancel import Deadline
+from ci.clock import Clock, SystemClock
+from ci.console import NAME, ConsoleLog
+from ci.errors import CollectError, HarnessBroken, HypervouchError, StorageError
+from ci.jobs.base import Plan
+from ci.model.result import Outcome
+from ci.results import junit
+from ci.results.redact import Redactor
+from ci.runners.archive import Intake, clear
+from ci.runners.base import Session
+
+FILES = "logs"
+MANIFEST = "manifest.json"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+_CHUNK = 1024 * 1024
+_PROBE = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One file of an attempt: path relative to its directory, size, SHA-256 in hexadecimal."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What came home.
+
+    Attributes:
+        outcomes: Tests in run order, file after file; ids are unique.
+        files: What the manifest lists, sorted by path.
+        problems: What is missing without harm to the verdict, one sentence each.
+        error: Why the outcomes cannot be trusted to be whole: CollectError where results
+            did not come home or cannot be read, HarnessBroken where there are none.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    files: tuple[StoredFile, ...]
+    problems: tuple[str, ...] = ()
+    error: HypervouchError | None = None
+
+
+class LogStore:
+    """Directories of attempts below one root: `<build>/<attempt>/`. Thread-safe.
+
+    Args:
+        root: Directory that pages serve logs from.
+        limit_bytes: Limit of one console log.
+        free_bytes: Free disk below which nothing new is started.
+        clock: Where the log's stamps come from.
+    """
+
+    def __init__(
+        self, root: Path, limit_bytes: int, free_bytes: int, clock: Clock | None = None
+    ) -> None:
+        self.root = root
+        self._limit = limit_bytes
+        self._free = free_bytes
+        self._clock = clock or SystemClock()
+
+    def attempt_dir(self, build_id: str, attempt_id: str) -> Path:
+        """The directory of an attempt, made when missing.
+
+        Raises:
+            StorageError: It cannot be made.
+        """
+        for part in (build_id, attempt_id):
+            if not _ID.fullmatch(part):
+                raise StorageError(f"{part!r} cannot name a directory")
+        path = self.root / build_id / attempt_id
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _refused(path, error) from error
+        return path
+
+    def require_room(self) -> None:
+        """Make sure that the disk has `free_bytes` left.
+
+        Raises:
+            StorageError: It has not.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise _refused(self.root, error) from error
+        if free < self._free:
+            raise StorageError(
+                f"{self.root} has {free} bytes free and needs {self._free}",
+                hint="free the disk, or lower free-disk-mib",
+                retryable=True,
+            )
+
+    def open_console(
+        self, build_id: str, attempt_id: str, secrets: Sequence[str] = ()
+    ) -> ConsoleLog:
+        """The log of an attempt, appended to when it exists.
+
+        Raises:
+            StorageError: The disk is nearly full, or refuses.
+        """
+        self.require_room()
+        return ConsoleLog(
+            self.attempt_dir(build_id, attempt_id) / NAME,
+            clock=self._clock,
+            limit_bytes=self._limit,
+            free_bytes=self._free,
+            secrets=secrets,
+        )
+
+
+def collect(
+    session: Session,
+    plan: Plan,
+    attempt_dir: Path,
+    limit_bytes: int,
+    *,
+    secrets: Sequence[str] = (),
+    deadline: Deadline | None = None,
+) -> Collected:
+    """Bring results and artifacts home, read the results, write the manifest. Repeatable.
+
+    Args:
+        session: Still connected, or broken: then that is the error in the answer.
+        plan: Which files.
+        attempt_dir: Where; files go to `logs/` in it, replacing those of an earlier call.
+        limit_bytes: For results and artifacts, each.
+        secrets: Taken out of text files.
+        deadline: When to give up waiting for the node.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    target = attempt_dir / FILES
+    clear(target)
+    problems: list[str] = []
+    outcomes: tuple[Outcome, ...] = ()
+    error: HypervouchError | None = None
+    try:
+        if plan.results:
+            session.fetch(
+                plan.results,
+                directory=plan.checkout,
+                target=target,
+                limit_bytes=limit_bytes,
+                deadline=deadline,
+            )
+        _adopt(plan.local_results, target, limit_bytes)
+    except CollectError as failure:
+        error = failure
+    results = _files_below(target)
+    try:
+        _fetch_artifacts(session, plan, target, limit_bytes, deadline)
+    except CollectError as failure:
+        problems.append(str(failure))
+    try:
+        _redact_all(_files_below(target), secrets)
+        if plan.has_results:
+            outcomes = _read(results, target)
+            error = error or _emptiness(plan, results, outcomes)
+    except CollectError as failure:
+        error = error or failure
+    except OSError as failure:
+        raise _refused(target, failure) from failure
+    return Collected(
+        outcomes=outcomes,
+        files=_write_manifest(attempt_dir, target),
+        problems=tuple(problems),
+        error=error,
+    )
+
+
+def _fetch_artifacts(
+    session: Session, plan: Plan, target: Path, limit_bytes: int, deadline: Deadline | None
+) -> None:
+    """Fetch what the results' globs have not brought yet."""
+    if not plan.artifacts:
+        return
+    arrived = target.with_name(f".{target.name}.new")
+    clear(arrived)
+    try:
+        session.fetch(
+            plan.artifacts,
+            directory=plan.checkout,
+            target=arrived,
+            limit_bytes=limit_bytes,
+            deadline=deadline,
+        )
+    finally:
+        for path in _files_below(arrived):
+            goal = target / path.relative_to(arrived)
+            if not goal.exists():
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(goal)
+        clear(arrived)
+
+
+def _adopt(paths: Sequence[Path], target: Path, limit_bytes: int) -> None:
+    """Copy result files that were written on the controller; a missing one shows later."""
+    intake = Intake(target, [path.name for path in paths], limit_bytes)
+    for path in paths:
+        if path.is_file():
+            with path.open("rb") as file:
+                intake.take(path.name, path.stat().st_size, file)
+    intake.finish()
+
+
+def _files_below(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _read(results: Sequence[Path], target: Path) -> tuple[Outcome, ...]:
+    outcomes: list[Outcome] = []
+    seen: dict[str, int] = {}
+    for path in results:
+        name = str(path.relative_to(target))
+        if path.stat().st_size > junit.MAX_FILE_BYTES:
+            raise CollectError(f"{name} is larger than {junit.MAX_FILE_BYTES} bytes")
+        outcomes += junit.parse(path.read_bytes(), name, seen)
+    return tuple(outcomes)
+
+
+def _emptiness(
+    plan: Plan, results: Sequence[Path], outcomes: Sequence[Outcome]
+) -> HarnessBroken | None:
+    if outcomes:
+        return None
+    wanted = ", ".join([*plan.results, *(path.name for path in plan.local_results)])
+    if results:
+        return HarnessBroken(
+            f"the result files ({wanted}) hold no test",
+            hint="see the log: the suite found nothing to run",
+        )
+    return HarnessBroken(
+        f"the suite ended without a result file: nothing matches {wanted}",
+        hint="see the log; check the job's results globs",
+    )
+
+
+def _redact_all(paths: Sequence[Path], secrets: Sequence[str]) -> None:
+    if not any(secrets):
+        return
+    for path in paths:
+        _redact(path, secrets)
+
+
+def _redact(path: Path, secrets: Sequence[str]) -> None:
+    """Rewrite a text file without the secrets; binary ones are left as they are."""
+    redactor = Redactor(secrets)
+    clean = path.with_name(f".{path.name[:200]}.redacted")
+    with path.open("rb") as source, clean.open("wb") as to:
+        chunk = source.read(_CHUNK)
+        if b"\0" not in chunk[:_PROBE]:
+            while chunk:
+                to.write(redactor.feed(chunk))
+                chunk = source.read(_CHUNK)
+            to.write(redactor.flush())
+            clean.replace(path)
+    clean.unlink(missing_ok=True)
+
+
+def _write_manifest(attempt_dir: Path, target: Path) -> tuple[StoredFile, ...]:
+    try:
+        files = tuple(_stored(path, attempt_dir) for path in _files_below(target))
+        rows = [
+            {"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
+            for file in files
+        ]
+        draft = attempt_dir / f".{MANIFEST}.new"
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({"files": rows}, file, indent=1)
+        draft.replace(attempt_dir / MANIFEST)
+    except OSError as error:
+        raise _refused(attempt_dir, error) from error
+    return files
+
+
+def _stored(path: Path, attempt_dir: Path) -> StoredFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return StoredFile(
+        path=str(path.relative_to(attempt_dir)), size_bytes=path.stat().st_size, sha256=digest
+    )
+
+
+def _refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="free the disk that holds the state directory",
+        retryable=True,
+    )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What no item can know alone: names that must be unique or exist, and files that must be there."""
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ci import ssh_keys
+from ci.config_items import MODELS, Item, nearest, project_pipelines
+from ci.layout import Connection, Job, Model, Pipeline, Project, ProviderConfig
+from ci.yaml_marks import Problem
+
+Checked = tuple[Item, Model]
+CheckProvider = Callable[[ProviderConfig], Sequence[tuple[Sequence[str | int], str]]]
+
+_PORT = {"connection": 29418}
+
+
+def names_are_unique(items: Sequence[Item]) -> Iterator[Problem]:
+    """Each name once per kind, and the service once over all files."""
+    first: dict[tuple[str, str], Item] = {}
+    for item in items:
+        name = "" if item.kind == "hypervouch" else item.name
+        if name is None:
+            continue
+        earlier = first.setdefault((item.kind, name), item)
+        if earlier is not item:
+            place = f"{earlier.file}:{earlier.mark.key_at.line}"
+            message = f"already given at {place}"
+            yield item.problem(("name",) if name else (), message)
+
+
+def all_kinds_present(items: Sequence[Item], root: Path) -> Iterator[Problem]:
+    """At least one item of each kind, else there is nothing to do."""
+    present = {item.kind for item in items}
+    for kind in MODELS:
+        if kind not in present:
+            message = f"no `- {kind}:` item in the configuration"
+            yield Problem(file=root, line=1, column=1, path=kind, message=message)
+
+
+def references_exist(items: Sequence[Item], checked: Sequence[Checked]) -> Iterator[Problem]:
+    """Connections, pipelines, jobs and node labels that are named are also defined.
+
+    Args:
+        items: All of them: a name counts as defined even where its item has other faults.
+        checked: Those that are good in themselves.
+    """
+    for item in items:
+        if item.kind == "project":
+            yield from _project_keys(item, _names(items, "pipeline"))
+    for item, model in checked:
+        if isinstance(model, Pipeline):
+            known = _names(items, "connection")
+            yield from _known(item, ("connection",), model.connection, "connection", known)
+        elif isinstance(model, Project):
+            yield from _project_jobs(item, model, _names(items, "job"))
+        elif isinstance(model, Job):
+            yield from _job_label(item, model, items)
+
+
+def files_are_usable(checked: Sequence[Checked]) -> Iterator[Problem]:
+    """Key files and known-hosts files of connections and providers can be read and used."""
+    for item, model in checked:
+        if isinstance(model, Connection):
+            yield from _key_file(item, model.key_file)
+            yield from _known_hosts(item, model.known_hosts)
+        elif isinstance(model, ProviderConfig):
+            for key, check in (("key-file", _key_file), ("known-hosts", _known_hosts)):
+                option = model.options.get(key)
+                if isinstance(option, str):
+                    yield from check(item, Path(option))
+
+
+def providers_agree(checked: Sequence[Checked], check: CheckProvider) -> Iterator[Problem]:
+    """What each driver's own model says of its provider's options."""
+    for item, model in checked:
+        if isinstance(model, ProviderConfig):
+            for loc, message in check(model):
+                yield item.problem(tuple(loc), message, at_key=message.startswith("unknown key"))
+
+
+def _names(items: Iterable[Item], kind: str) -> frozenset[str]:
+    return frozenset(item.name for item in items if item.kind == kind and item.name)
+
+
+def _known(
+    item: Item, loc: tuple[str | int, ...], name: str, kind: str, known: frozenset[str]
+) -> Iterator[Problem]:
+    if name not in known:
+        yield item.problem(loc, f"there is no {kind} {name!r}{nearest(name, known)}")
+
+
+def _project_keys(item: Item, pipelines: frozenset[str]) -> Iterator[Problem]:
+    for key in project_pipelines(item):
+        if key not in pipelines:
+            hint = nearest(key, pipelines | {"name", "branches"})
+            message = f"neither `name`, `branches` nor a pipeline{hint}"
+            yield item.problem((key,), message, at_key=True)
+
+
+def _project_jobs(item: Item, project: Project, jobs: frozenset[str]) -> Iterator[Problem]:
+    for pipeline, wanted in project.pipelines.items():
+        for index, job in enumerate(wanted.jobs):
+            loc = (pipeline, "jobs", index)
+            yield from _known(item, loc, job, "job", jobs)
+            if job in wanted.jobs[:index]:
+                yield item.problem(loc, f"the job {job!r} is listed twice")
+
+
+def _job_label(item: Item, job: Job, items: Iterable[Item]) -> Iterator[Problem]:
+    providers = [other.mark.value for other in items if other.kind == "provider"]
+    drivers: dict[str, set[str]] = {}
+    for provider in providers:
+        drivers.setdefault(str(provider.get("label")), set()).add(str(provider.get("driver")))
+    if job.node_label not in drivers:
+        known = ", ".join(sorted(drivers)) or "none"
+        message = f"no provider offers the label {job.node_label!r}; offered: {known}"
+        yield item.problem(("node-label",), message)
+    elif "local" in drivers[job.node_label] and not job.trusted:
+        message = (
+            f"the label {job.node_label!r} is offered by a `local` provider, which runs the patch "
+            "on this machine without isolation: set `trusted: true` or use another label"
+        )
+        yield item.problem(("node-label",), message)
+
+
+def _key_file(item: Item, file: Path) -> Iterator[Problem]:
+    complaint = ssh_keys.complaint(file)
+    if complaint is not None:
+        yield item.problem(("key-file",), complaint)
+
+
+def _known_hosts(item: Item, file: Path) -> Iterator[Problem]:
+    try:
+        if file.exists() and not file.is_file():
+            yield item.problem(("known-hosts",), f"{file} is not a regular file")
+        else:
+            file.open("rb").close()
+    except FileNotFoundError:
+        message = f"{file} does not exist; write it and compare the fingerprint: "
+        yield item.problem(("known-hosts",), message + _scan(item, file))
+    except OSError as error:
+        yield item.problem(("known-hosts",), f"{file} cannot be read: {error.strerror}")
+
+
+def _scan(item: Item, file: Path) -> str:
+    said = item.mark.value
+    host = said.get("server") or said.get("host") or "HOST"
+    port = said.get("port") or _PORT.get(item.kind, 22)
+    return f"ssh-keyscan -p {port} {shlex.quote(str(host))} > {shlex.quote(str(file))}"

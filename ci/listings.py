@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the listing verbs print: the same rows that the pages show."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from ci import settings
+from ci.errors import ConfigError
+from ci.layout import Layout
+from ci.store import schema
+from ci.store.database import Database
+from ci.store.reads import all_nodes, build_detail, builds_page
+from ci.store.reads.records import AttemptDetail, BuildDetail, BuildFilter
+
+FOLLOW_S = 0.3
+ENDED = frozenset({"done", "canceled"})
+
+
+def _layout(config: Path) -> Layout:
+    return settings.load(config)
+
+
+def open_database(config: Path) -> Database:
+    """The database of an installation that has run at least once.
+
+    Raises:
+        ConfigError: The configuration is wrong, or nothing was ever run with it.
+    """
+    state_dir = _layout(config).service.state_dir
+    if not (state_dir / "hypervouch.db").is_file():
+        raise ConfigError(
+            f"nothing was ever run in {state_dir}", hint="start it with `hypervouch serve`"
+        )
+    return Database.in_directory(state_dir)
+
+
+def _json(value: object) -> None:
+    click.echo(json.dumps(_plain(value), indent=1, default=str))
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console(markup=False).print(table)
+
+
+def _when(at: datetime | None) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%SZ") if at else ""
+
+
+def show_builds(config: Path, *, as_json: bool, limit: int, state: str | None) -> None:
+    """Print builds, newest first."""
+    page = builds_page(open_database(config), BuildFilter(state=state), limit=limit)
+    if as_json:
+        _json(page.builds)
+        return
+    _table(
+        ("build", "change", "job", "state", "result", "evidence", "queued", "why"),
+        (
+            (
+                b.id,
+                f"{b.change_number},{b.patchset}",
+                b.job,
+                b.state,
+                b.result,
+                b.grade,
+                _when(b.queued_at),
+                b.reason or b.waiting,
+            )
+            for b in page.builds
+        ),
+    )
+
+
+def show_build(config: Path, build_id: str, *, as_json: bool) -> None:
+    """Print one build."""
+    detail = _detail(open_database(config), build_id)
+    if as_json:
+        _json(detail)
+        return
+    build = detail.build
+    click.echo(f"{build.result or build.state}: {build.reason or build.waiting}")
+    click.echo(
+        f"{build.job} on change {build.change_number},{build.patchset} of {build.project}: "
+        f"{build.subject}"
+    )
+    for finding in detail.judgement.findings if detail.judgement else ():
+        click.echo(f"  {finding.failure_class}: {finding.test_id}: {finding.reason}")
+        click.echo(f"    {finding.message}")
+    _table(
+        ("attempt", "kind", "result", "node", "evidence", "hypervisor", "error"),
+        (
+            (a.number, a.kind, a.result or a.phase, a.node, a.grade, a.hypervisor, a.error)
+            for a in detail.attempts
+        ),
+    )
+
+
+def _detail(database: Database, build_id: str) -> BuildDetail:
+    detail = build_detail(database, build_id)
+    if detail is None:
+        raise ConfigError(f"there is no build {build_id}", hint="see `hypervouch builds`")
+    return detail
+
+
+def print_log(config: Path, build_id: str, *, follow: bool, number: int | None) -> None:
+    """Print the log of an attempt, and with `follow` all that still comes."""
+    state_dir = _layout(config).service.state_dir
+    database = open_database(config)
+    place = 0
+    shown = ""
+    while True:
+        detail = _detail(database, build_id)
+        attempt = _attempt(detail, number)
+        if attempt:
+            if attempt.id != shown:
+                shown, place = attempt.id, 0
+            file = state_dir / "logs" / build_id / attempt.id / "console.log"
+            place = _print_from(file, place)
+        if not follow or detail.build.state in ENDED:
+            return
+        time.sleep(FOLLOW_S)
+
+
+def _attempt(detail: BuildDetail, number: int | None) -> AttemptDetail | None:
+    if number is None:
+        return max(detail.attempts, key=lambda a: a.number, default=None)
+    found = next((a for a in detail.attempts if a.number == number), None)
+    if found is None:
+        raise ConfigError(f"build {detail.build.id} has no attempt {number}")
+    return found
+
+
+def _print_from(file: Path, place: int) -> int:
+    """Print what a log has gained since `place`, in bytes; returns where it ends now."""
+    try:
+        with file.open("rb") as log:
+            log.seek(place)
+            data = log.read()
+    except FileNotFoundError:
+        return place
+    click.echo(data.decode("utf-8", "replace"), nl=False)
+    return place + len(data)
+
+
+def show_nodes(config: Path, *, as_json: bool) -> None:
+    """Print nodes."""
+    rows = all_nodes(open_database(config))
+    if as_json:
+        _json(rows)
+        return
+    _table(
+        ("node", "label", "health", "held by build", "checked", "why"),
+        ((n.name, n.label, n.state, n.build_id, _when(n.checked_at), n.reason) for n in rows),
+    )
+
+
+def show_outbox(config: Path, *, as_json: bool, everything: bool) -> None:
+    """Print reviews that are owed."""
+    table = schema.outbox
+    query = sa.select(table).order_by(table.c.id.desc()).limit(200)
+    if not everything:
+        query = query.where(table.c.state == "pending")
+    with open_database(config).read() as tx:
+        rows = [dict(row) for row in tx.execute(query).mappings()]
+    if as_json:
+        _json(rows)
+        return
+    _table(
+        ("change", "vote", "state", "tries", "next try", "why"),
+        (
+            (
+                f"{r['change_number']},{r['patchset']}",
+                f"{r['label']} {r['value']:+d}" if r["label"] else "comment",
+                r["state"],
+                r["tries"],
+                _when(r["next_at"]) if r["state"] == "pending" else "",
+                r["error"],
+            )
+            for r in rows
+        ),
+    )

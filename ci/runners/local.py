@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs plans on this machine: trusted suites only, without isolation."""
+
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from ci import proc
+from ci.cancel import CancelToken, Deadline
+from ci.errors import NodeUnavailable
+from ci.model.node import Endpoint
+from ci.runners.archive import Intake, clear, gather
+from ci.runners.base import Sink
+from ci.runners.scripts import (
+    INTERRUPT_S,
+    KILL_S,
+    MARK,
+    TERMINATE_S,
+    checked_directory,
+    exports,
+)
+
+DRAIN_S = 0.25
+_POLL_MS = 100
+_CHUNK = 128 * 1024
+# All that a command inherits; our own environment may hold secrets.
+_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME")
+
+
+class LocalRunner:
+    """Opens sessions on this machine. Thread-safe: it holds no state."""
+
+    def connect(self, endpoint: Endpoint, deadline: Deadline) -> "LocalSession":
+        """A session; nothing is started yet.
+
+        Raises:
+            RunTimeout: The deadline has passed already.
+        """
+        if deadline.passed:
+            raise deadline.error()
+        return LocalSession(endpoint.workdir)
+
+
+class LocalSession:
+    """Process groups on this machine. `kill` may be called from any thread."""
+
+    def __init__(self, workdir: str) -> None:
+        self._workdir = workdir
+        self._token = secrets.token_hex(16)
+        self._leaders: set[int] = set()
+        self._ending = threading.Lock()
+
+    def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
+        """Unpack a tar stream into `directory`, emptied first."""
+        where = Path(checked_directory(directory))
+        try:
+            clear(where)
+            where.mkdir(parents=True)
+            proc.run(
+                ["tar", "-xof", "-"],
+                stdin=tar if _is_file(tar) else tar.read(),
+                cwd=where,
+                timeout_s=max(0.1, deadline.left_s),
+            )
+        except (OSError, proc.CommandFailed) as error:
+            if deadline.passed:
+                raise deadline.error() from error
+            raise NodeUnavailable(
+                f"this machine could not unpack the tree into {where}: {error}",
+                hint="check its free disk",
+            ) from error
+
+    def run(
+        self,
+        command: str,
+        *,
+        directory: str,
+        env: Mapping[str, str],
+        sink: Sink,
+        deadline: Deadline,
+        cancel: CancelToken,
+    ) -> int:
+        """Run a shell command; see the contract in `ci.runners.base`."""
+        cancel.check()
+        process = self._start(command, Path(directory), env)
+        output = process.stdout
+        if output is None:
+            raise NodeUnavailable("the command's output could not be opened")
+        try:
+            with output:
+                status = _follow(process, output.fileno(), sink, deadline, cancel)
+        except BaseException:
+            self.kill()
+            process.wait()
+            raise
+        # Popen tells death by signal N as -N; a shell as 128 + N.
+        return status if status >= 0 else 128 - status
+
+    def fetch(
+        self,
+        patterns: Sequence[str],
+        *,
+        directory: str,
+        target: Path,
+        limit_bytes: int,
+        deadline: Deadline | None = None,
+    ) -> tuple[Path, ...]:
+        """Copy the files that match; see the contract in `ci.runners.base`."""
+        del deadline  # A local copy does not hang, and the limit bounds it.
+        intake = Intake(target, patterns, limit_bytes)
+        source = Path(directory)
+        if not source.is_dir():
+            intake.refuse(directory, "is not there")
+        gather(source, intake)
+        return intake.finish()
+
+    def kill(self) -> None:
+        """Interrupt, terminate, then kill all that this session started."""
+        with self._ending:
+            for signum, grace_s in (
+                (signal.SIGINT, INTERRUPT_S),
+                (signal.SIGTERM, TERMINATE_S),
+                (signal.SIGKILL, KILL_S),
+            ):
+                if not self._signal(signum):
+                    break
+                for _ in proc.wait_until(time.monotonic() + grace_s):
+                    if not self._alive():
+                        break
+                    if signum is signal.SIGKILL:
+                        self._signal(signum)
+
+    def close(self) -> None:
+        """Nothing is held; repeatable."""
+
+    def _start(
+        self, command: str, directory: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        exports(env)
+        clean = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        clean |= {"HOME": self._workdir, "PYTHONSAFEPATH": "1", **env, MARK: self._token}
+        if not directory.is_dir():
+            raise NodeUnavailable(
+                f"{directory} is not there", hint="the tree must be put before a command runs"
+            )
+        try:
+            process = proc.spawn(
+                [shutil.which("sh") or "/bin/sh", "-c", command],
+                stdout=proc.PIPE,
+                cwd=directory,
+                env=clean,
+            )
+        except proc.CommandFailed as error:
+            raise NodeUnavailable(error.message, hint="check this machine") from error
+        self._leaders.add(process.pid)
+        return process
+
+    def _signal(self, signum: signal.Signals) -> bool:
+        """Signal whatever is alive; False when nothing is."""
+        pids = self._alive()
+        for pid in pids:
+            try:
+                os.kill(pid, signum)
+            except (ProcessLookupError, PermissionError):
+                continue
+        return bool(pids)
+
+    def _alive(self) -> list[int]:
+        """Processes in one of our Unix sessions, or with our mark in their environment."""
+        mark = f"{MARK}={self._token}".encode()
+        return [
+            int(entry)
+            for entry in os.listdir("/proc")  # noqa: PTH208 half the cost, on a hot path
+            if entry.isdigit() and _is_ours(entry, self._leaders, mark)
+        ]
+
+
+def _is_ours(pid: str, leaders: set[int], mark: bytes) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] in b"ZX":
+            return False
+        return int(fields[3]) in leaders or mark in Path(f"/proc/{pid}/environ").read_bytes()
+    except (OSError, IndexError):
+        return False
+
+
+def _is_file(stream: IO[bytes]) -> bool:
+    try:
+        return stream.fileno() >= 0
+    except OSError:
+        return False
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    handle: int,
+    sink: Sink,
+    deadline: Deadline,
+    cancel: CancelToken,
+) -> int:
+    """Pass output on until the command ended; returns its exit status as Popen tells it."""
+    watched = time.monotonic()
+    poll = select.poll()
+    poll.register(handle, select.POLLIN | select.POLLHUP)
+    ended = os.pidfd_open(process.pid)
+    try:
+        poll.register(ended, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll(_POLL_MS)]
+            if handle in ready:
+                chunk = os.read(handle, _CHUNK)
+                if not chunk:
+                    break
+                sink(chunk)
+            elif ended in ready:
+                _drain(handle, sink)
+                break
+            if time.monotonic() - watched >= _POLL_MS / 1000:
+                watched = time.monotonic()
+                _watch(deadline, cancel)
+        # The streams may be closed long before the command ends.
+        while not select.select([ended], [], [], _POLL_MS / 1000)[0]:
+            _watch(deadline, cancel)
+        return process.wait()
+    finally:
+        os.close(ended)
+
+
+def _drain(handle: int, sink: Sink) -> None:
+    """The command has ended but a process it left holds the pipe: take what still comes."""
+    ends = time.monotonic() + DRAIN_S
+    while (left_s := ends - time.monotonic()) > 0:
+        if not select.select([handle], [], [], left_s)[0]:
+            return
+        chunk = os.read(handle, _CHUNK)
+        if not chunk:
+            return
+        sink(chunk)
+
+
+def _watch(deadline: Deadline, cancel: CancelToken) -> None:
+    cancel.check()
+    if deadline.passed:
+        raise deadline.error()

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps 4 to 7 of 9, driven here: lease, run, collect, judge. Before: build. After: vote.
+
+In: a Build that the dispatcher started. Out: its attempts with their evidence, a Judgement,
+and, with the last build of a Buildset, the Verdict and the Outbox row in one transaction.
+These are the two durable steps of the engine's workflow: each may be run again after a
+crash, and a repeat of what is done changes nothing.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from ci import judge
+from ci.attempt import AttemptContext, result_of, run_attempt
+from ci.backoff import Backoff
+from ci.cancel import CancelToken
+from ci.checkout import Checkout
+from ci.clock import Clock
+from ci.collect import ConsoleLog, LogStore
+from ci.errors import BuildCanceled, HypervouchBug, HypervouchError, StorageError
+from ci.layout import Layout
+from ci.log import get
+from ci.model.build import AttemptKind, AttemptRecord
+from ci.model.result import FailureClass, Judgement, Result
+from ci.model.verdict_json import verdict_to_json
+from ci.review import compose_review
+from ci.store import attempts, outbox
+from ci.store.attempts import AttemptEnd, BuildOrder
+from ci.store.database import Database
+from nodes.pool import NodePool
+
+MIB = 1 << 20
+T = TypeVar("T")
+
+
+class Stopping(BaseException):
+    """This process is going down: the step must not count as done.
+
+    Not an Exception, so that nothing on the way takes it for a result: the engine finds the
+    build unfinished at the next start and runs the step again.
+    """
+
+
+class Worker:
+    """Runs builds; the engine calls it from its own threads.
+
+    Args:
+        database: Where everything is written down.
+        clock: Where time comes from.
+        layout: Gives the current layout.
+        checkouts: By connection, who merges.
+        pool: Gives nodes.
+        logs: Where live logs and artifacts go.
+        on_verdict: Called when a review is owed.
+        on_free: Called when a build ended.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        layout: Callable[[], Layout],
+        checkouts: Mapping[str, Checkout],
+        pool: NodePool,
+        logs: LogStore,
+        on_verdict: Callable[[], None],
+        on_free: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._layout = layout
+        self._checkouts = checkouts
+        self._pool = pool
+        self._logs = logs
+        self._on_verdict = on_verdict
+        self._on_free = on_free
+        self._running: dict[str, CancelToken] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._log = get("run")
+
+    def attempt(self, build_id: str, kind: str) -> str:
+        """Run one attempt; returns the kind of the next one, or nothing.
+
+        Raises:
+            Stopping: This process goes down.
+        """
+        order = self._patiently(lambda: attempts.load(self._database, build_id))
+        if order is None or order.state in {"done", "canceled"}:
+            return ""
+        wanted = self._next(order, default=AttemptKind(kind))
+        if isinstance(wanted, Judgement):
+            return ""
+        self._one(order, wanted)
+        following = self._next(order, default=wanted)
+        return "" if isinstance(following, Judgement) else following.value
+
+    def report(self, build_id: str) -> None:
+        """Judge a build; with the last one of its buildset, give the verdict."""
+        order = self._patiently(lambda: attempts.load(self._database, build_id))
+        if order is None:
+            return
+        owed = self._patiently(lambda: self._report(order))
+        if owed:
+            self._on_verdict()
+        self._on_free()
+
+    def cancel(self, build_ids: Sequence[str], reason: str) -> None:
+        """Stop running builds at once; the database says the same for other processes."""
+        with self._lock:
+            tokens = [self._running[i] for i in build_ids if i in self._running]
+        for token in tokens:
+            token.cancel(BuildCanceled(reason))
+
+    def stop(self) -> None:
+        """End every attempt without a result; they are run again after the next start."""
+        self._stop.set()
+        with self._lock:
+            tokens = list(self._running.values())
+        for token in tokens:
+            token.cancel(HypervouchBug("this CI is being stopped"))
+
+    def busy(self) -> int:
+        """Attempts running in this process."""
+        with self._lock:
+            return len(self._running)
+
+    def _one(self, order: BuildOrder, kind: AttemptKind) -> None:
+        """Begin an attempt, run it, write down how it ended."""
+        attempt_id = self._patiently(lambda: self._begin(order, kind))
+        cancel = CancelToken()
+        with self._lock:
+            self._running[order.build_id] = cancel
+        try:
+            end = self._run(order, kind, attempt_id, cancel)
+        finally:
+            with self._lock:
+                self._running.pop(order.build_id, None)
+        if self._stop.is_set():
+            raise Stopping
+        self._patiently(lambda: self._finish(attempt_id, end))
+        self._log.info(
+            "attempt ended",
+            action="attempt",
+            build=order.build_id,
+            job=order.job.name,
+            change=order.change_number,
+            kind=kind.value,
+            result=end.result.value,
+            reason=end.error,
+        )
+
+    def _begin(self, order: BuildOrder, kind: AttemptKind) -> str:
+        self._logs.check_free()
+        with self._database.write() as tx:
+            return attempts.begin(tx, order.build_id, kind, at=self._clock.now())
+
+    def _finish(self, attempt_id: str, end: AttemptEnd) -> None:
+        with self._database.write() as tx:
+            attempts.finish(tx, attempt_id, end, at=self._clock.now())
+
+    def _run(
+        self, order: BuildOrder, kind: AttemptKind, attempt_id: str, cancel: CancelToken
+    ) -> AttemptEnd:
+        """An attempt inside its log; every error becomes the way it ended."""
+        if order.cancel_reason:
+            cancel.cancel(BuildCanceled(order.cancel_reason))
+        try:
+            with self._logs.open_console(order.build_id, attempt_id) as console:
+                return self._logged(order, kind, attempt_id, cancel, console)
+        except HypervouchError as error:
+            return _end_of(error)
+        except Exception as error:  # noqa: BLE001 - the loop edge: a bug costs one attempt
+            self._log.exception("a bug in this program", action="bug", build=order.build_id)
+            return _end_of(HypervouchBug(f"{type(error).__name__}: {error}"))
+
+    def _logged(
+        self,
+        order: BuildOrder,
+        kind: AttemptKind,
+        attempt_id: str,
+        cancel: CancelToken,
+        console: ConsoleLog,
+    ) -> AttemptEnd:
+        try:
+            return run_attempt(self._context(order, kind, attempt_id, cancel, console))
+        except HypervouchError as error:
+            console.note(f"{result_of(error).value}: {error}")
+            raise
+
+    def _context(
+        self,
+        order: BuildOrder,
+        kind: AttemptKind,
+        attempt_id: str,
+        cancel: CancelToken,
+        console: ConsoleLog,
+    ) -> AttemptContext:
+        done = self._records(order)
+        first = next((a for a in done if a.kind is AttemptKind.CHECK and a.finished_tests), None)
+
+        def note(**values: object) -> None:
+            with self._database.write() as tx:
+                attempts.update(tx, attempt_id, **values)
+
+        return AttemptContext(
+            attempt_id=attempt_id,
+            kind=kind,
+            order=order,
+            checkout=self._checkouts[order.connection],
+            pool=self._pool,
+            clock=self._clock,
+            cancel=cancel,
+            console=console,
+            directory=self._logs.attempt_dir(order.build_id, attempt_id),
+            avoid=attempts.nodes_tried(done),
+            tip=first.tip if first and kind is not AttemptKind.CHECK else None,
+            note=note,
+            artifact_limit_bytes=self._layout().service.log_limit_mib * MIB,
+        )
+
+    def _records(self, order: BuildOrder) -> tuple[AttemptRecord, ...]:
+        with self._database.read() as tx:
+            return attempts.records(tx, order.build_id)
+
+    def _next(self, order: BuildOrder, default: AttemptKind) -> AttemptKind | Judgement:
+        """What the judge wants next; `default` before the first attempt."""
+        done = self._records(order)
+        if not done:
+            return default
+        return self._judge(order, done)
+
+    def _judge(self, order: BuildOrder, done: Sequence[AttemptRecord]) -> AttemptKind | Judgement:
+        check = next((a for a in done if a.kind is AttemptKind.CHECK and a.finished_tests), None)
+        earlier: tuple[AttemptRecord, ...] = ()
+        if check:
+            with self._database.read() as tx:
+                earlier = attempts.baselines(tx, order, check=check)
+        rules = judge.BuildRules(
+            node_attempts=order.job.node_attempts,
+            known_failure_vote=self._layout().pipeline(order.pipeline).known_failure_vote,
+        )
+        return judge.next_step(done, earlier, rules)
+
+    def _report(self, order: BuildOrder) -> bool:
+        """Write judgement, verdict and owed review; True when a review is owed."""
+        found = self._judge(order, self._records(order))
+        if not isinstance(found, Judgement):
+            found = Judgement(
+                result=Result.ERROR,
+                failure_class=FailureClass.INFRA,
+                vote=0,
+                reason="this build needed more attempts than there may be",
+            )
+        with self._database.write() as tx:
+            attempts.finish_build(tx, order.build_id, found, at=self._clock.now())
+            return self._verdict(tx, order)
+
+    def _verdict(self, tx: sa.Connection, order: BuildOrder) -> bool:
+        done = attempts.judged(tx, order.buildset_id)
+        if done is None:
+            return False
+        pipeline = self._layout().pipeline(order.pipeline)
+        words = [
+            judge.BuildWord(job=b.job_name, judgement=b.judgement, voting=b.voting) for b in done
+        ]
+        found = judge.verdict(words, pipeline)
+        attempts.finish_buildset(
+            tx, order.buildset_id, verdict_to_json(found), at=self._clock.now()
+        )
+        if not found.report:
+            return False
+        review = compose_review(order, done, found, url=self._layout().service.url)
+        outbox.add(
+            tx,
+            buildset_id=order.buildset_id,
+            connection=order.connection,
+            review=review,
+            at=self._clock.now(),
+        )
+        return True
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Repeat until the disk takes it: a full disk costs time, never a build."""
+        backoff = Backoff(first_s=1.0)
+        while True:
+            try:
+                return work()
+            except StorageError as error:
+                self._log.error("a build waits for the disk", action="wait", reason=str(error))
+                if self._stop.wait(backoff.next_s()):
+                    raise Stopping from error
+
+
+def _end_of(error: HypervouchError) -> AttemptEnd:
+    return AttemptEnd(result=result_of(error), error=error.message, hint=error.hint)

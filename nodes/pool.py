@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 4 of 9, lease. Before: build. After: run.
+
+In: a node label and who asks. Out: a Lease on one node with a fencing token, and the
+Endpoint of a machine that was just made ready. A lease is renewed at a third of its term;
+one that could not be renewed for two thirds of it fences itself: the attempt is told to end
+before anybody else may hold the node.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from ci.cancel import CancelToken
+from ci.clock import Clock
+from ci.errors import BuildCanceled, HypervouchError, LeaseLost, StorageError
+from ci.log import get
+from ci.model.node import Endpoint, Lease, NodeState
+from ci.store import leases
+from ci.store.database import Database
+from nodes.providers.base import Provider
+
+QUARANTINE_AFTER = 3
+TICK_S = 1.0
+
+Preflight = Callable[[Endpoint], dict[str, str]]
+
+
+@dataclass(kw_only=True)
+class _Held:
+    """One lease that this process must keep alive."""
+
+    lease: Lease
+    build_id: str
+    cancel: CancelToken
+    renewed_at_s: float
+    due_at_s: float = field(default=0.0)
+
+
+class NodePool:
+    """Every node of this installation, whoever provides it. Thread-safe.
+
+    Args:
+        database: Where leases and health live.
+        clock: Where time comes from.
+        providers: By label; several providers may serve one label.
+        preflight: Looks at a node before it is handed out.
+        term_s: Seconds a lease lasts without renewal.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        providers: Mapping[str, tuple[Provider, ...]],
+        preflight: Preflight,
+        *,
+        term_s: float,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._preflight = preflight
+        self._term = timedelta(seconds=term_s)
+        self._owners = {
+            node: (label, provider)
+            for label, group in providers.items()
+            for provider in group
+            for node in provider.node_names()
+        }
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+        self._freed = threading.Condition()
+        self._stop = threading.Event()
+        self._log = get("lease")
+
+    def register(self) -> None:
+        """Make the rows of all slots; free what a dead process of this machine still held."""
+        with self._database.write() as tx:
+            for name, (label, provider) in self._owners.items():
+                leases.register(tx, name=name, label=label, provider=provider.name)
+            leases.retire_missing(tx, list(self._owners))
+            freed = leases.release_all(tx)
+        if freed:
+            self._log.info("leases of an earlier process were ended", action="free", count=freed)
+
+    def clean(self) -> None:
+        """Throw away machines that run without a lease."""
+        with self._lock:
+            held = frozenset(item.lease.node for item in self._held.values())
+        for provider in {p.name: p for _, p in self._owners.values()}.values():
+            for node in provider.leaked(held):
+                self._log.warning("a machine without a lease was ended", action="clean", node=node)
+                provider.stop(node)
+
+    def capacity(self, label: str) -> int:
+        """Nodes that a label has, busy ones included."""
+        return sum(1 for mine, _ in self._owners.values() if mine == label)
+
+    def acquire(
+        self,
+        label: str,
+        *,
+        holder: str,
+        avoid: Collection[str],
+        cancel: CancelToken,
+    ) -> Lease:
+        """Wait for a usable node of a label and lease it.
+
+        Args:
+            label: What the job asks for.
+            holder: Id of the attempt.
+            avoid: Nodes where this build was before; used only when there is no other.
+            cancel: Ends the wait.
+
+        Raises:
+            HypervouchError: The token's cause.
+        """
+        while True:
+            cancel.check()
+            with self._database.write() as tx:
+                lease = leases.take(
+                    tx,
+                    label=label,
+                    holder=holder,
+                    avoid=avoid,
+                    now=self._clock.now(),
+                    term=self._term,
+                )
+            if lease:
+                return lease
+            with self._freed:
+                self._freed.wait(0.5)
+
+    def start(self, lease: Lease) -> Endpoint:
+        """Make the machine of a leased node and look at it before it is handed out.
+
+        Raises:
+            NodeUnavailable: It did not come up, or it is not fit.
+        """
+        _, provider = self._owners[lease.node]
+        endpoint = provider.start(lease.node, lease.holder)
+        endpoint.facts.update(self._preflight(endpoint))
+        return endpoint
+
+    def note_failure(self, node: str, reason: str) -> None:
+        """Count a failure against a node; the third in a row quarantines it."""
+        with self._database.write() as tx:
+            failures = leases.failures_of(tx, node) + 1
+            bad = failures >= QUARANTINE_AFTER
+            leases.set_health(
+                tx,
+                name=node,
+                state=NodeState.BAD if bad else NodeState.UNKNOWN,
+                reason=reason,
+                failures=failures,
+                now=self._clock.now(),
+            )
+        self._log.warning(
+            "node failed", action="health", node=node, failures=failures, reason=reason
+        )
+
+    def quarantine(self, node: str, reason: str) -> None:
+        """Take a node out of work until a probe finds it fit."""
+        with self._database.write() as tx:
+            leases.set_health(
+                tx,
+                name=node,
+                state=NodeState.BAD,
+                reason=reason,
+                failures=QUARANTINE_AFTER,
+                now=self._clock.now(),
+            )
+
+    def note_success(self, node: str) -> None:
+        """A node carried a build to its end: it is good, whatever was counted before."""
+        with self._database.write() as tx:
+            leases.set_health(
+                tx,
+                name=node,
+                state=NodeState.GOOD,
+                reason="",
+                failures=0,
+                now=self._clock.now(),
+            )
+
+    @contextmanager
+    def kept(self, lease: Lease, build_id: str, cancel: CancelToken) -> Iterator[None]:
+        """Keep a lease alive for the length of a block."""
+        now = self._clock.monotonic_s()
+        with self._lock:
+            self._held[lease.holder] = _Held(
+                lease=lease,
+                build_id=build_id,
+                cancel=cancel,
+                renewed_at_s=now,
+                due_at_s=now + self._term.total_seconds() / 3,
+            )
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.pop(lease.holder, None)
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether a lease is still the node's newest and has not run out."""
+        with self._database.read() as tx:
+            return leases.holds(tx, lease, now=self._clock.now())
+
+    def give_back(self, lease: Lease) -> None:
+        """End the machine, then the lease: nobody gets the node while it is still busy."""
+        _, provider = self._owners[lease.node]
+        try:
+            provider.stop(lease.node)
+        except HypervouchError as error:
+            self.note_failure(lease.node, f"its machine could not be ended: {error.message}")
+        with self._database.write() as tx:
+            leases.release(tx, lease)
+        with self._freed:
+            self._freed.notify_all()
+
+    def probe(self) -> None:
+        """Try the machines of quarantined nodes; one that is fit again returns to work.
+
+        Nobody leases a Bad node, so none is needed for the probe.
+        """
+        for name in self._quarantined():
+            _, provider = self._owners[name]
+            try:
+                self._preflight(provider.start(name, "probe"))
+            except HypervouchError as error:
+                self.note_failure(name, error.message)
+            else:
+                self.note_success(name)
+            finally:
+                provider.stop(name)
+
+    def _quarantined(self) -> tuple[str, ...]:
+        with self._database.read() as tx:
+            bad = leases.in_state(tx, NodeState.BAD)
+        return tuple(name for name in bad if name in self._owners)
+
+    def keep_leases(self) -> None:
+        """Renew what is held until `stop`; the body of one thread."""
+        while not self._stop.wait(TICK_S):
+            with self._lock:
+                held = list(self._held.values())
+            for item in held:
+                self._keep(item)
+
+    def stop(self) -> None:
+        """End `keep_leases`."""
+        self._stop.set()
+
+    def _keep(self, item: _Held) -> None:
+        now = self._clock.monotonic_s()
+        try:
+            self._look(item, now)
+        except StorageError as error:
+            if now - item.renewed_at_s > self._term.total_seconds() * 2 / 3:
+                item.cancel.cancel(
+                    LeaseLost(
+                        f"the lease on {item.lease.node} could not be renewed: {error.message}"
+                    )
+                )
+
+    def _look(self, item: _Held, now: float) -> None:
+        """See every tick whether the build is cancelled; renew at a third of the term."""
+        if now < item.due_at_s:
+            with self._database.read() as tx:
+                reason = leases.cancel_reason(tx, item.build_id)
+            if reason:
+                item.cancel.cancel(BuildCanceled(reason))
+            return
+        with self._database.write() as tx:
+            found = leases.renew(
+                tx,
+                item.lease,
+                build_id=item.build_id,
+                now=self._clock.now(),
+                term=self._term,
+            )
+        if not found.held:
+            item.cancel.cancel(
+                LeaseLost(f"somebody else holds {item.lease.node} by now: its lease ran out")
+            )
+        elif found.cancel_reason:
+            item.cancel.cancel(BuildCanceled(found.cancel_reason))
+        item.renewed_at_s = now
+        item.due_at_s = now + self._term.total_seconds() / 3

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disposable Linux nodes on this machine: QEMU guests booted for one build and thrown away.
+
+A node restores a RAM snapshot in about a second and boots cold where that fails. It is emulated
+(TCG), so it needs no /dev/kvm and no privilege. Hypervisors run inside it, hence the grade
+`nested`.
+
+QEMU outlives an owner that was killed: it sits in a session of its own. `leaked` finds it by its
+working directory, and the next `start` or `stop` of the slot ends it.
+"""
+
+import os
+import shutil
+import time
+from base64 import b64encode
+from pathlib import Path
+
+import paramiko
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+
+from ci import proc
+from ci.errors import NodeUnavailable
+from ci.model.node import Endpoint, Transport
+from ci.model.result import Grade
+from nodes.images import keys, machine
+from nodes.images.build import Image, Progress, image
+from nodes.images.machine import Machine, Shape
+from nodes.images.ready import Ready, create_overlay, memory_backend, ready
+
+HOST = "127.0.0.1"
+_log = structlog.get_logger(__name__)
+
+
+class QemuOptions(BaseModel):
+    """What the configuration may say of a `qemu` provider.
+
+    Attributes:
+        name: Name of the provider; its nodes are NAME-1, NAME-2, ...
+        label: Node label that jobs ask for.
+        slots: Nodes that may run at once.
+        memory_mib: RAM of a node.
+        cpus: Virtual processors of a node.
+        boot_timeout_s: Seconds until a node must answer.
+        internet: Whether suites may open connections. Off, a node reaches nothing, this
+            machine's loopback services included.
+        snapshot: Whether nodes are restored from RAM; off, each boots cold.
+        cache_dir: Where the base image is kept; the user's cache folder by default.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+    name: str = Field(default="qemu", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")
+    label: str = "qemu"
+    slots: int = Field(default=2, ge=1, le=64)
+    memory_mib: int = Field(default=512, ge=256, le=65536)
+    cpus: int = Field(default=1, ge=1, le=64)
+    boot_timeout_s: float = Field(default=60.0, gt=0)
+    internet: bool = False
+    snapshot: bool = True
+    cache_dir: Path | None = None
+
+
+class QemuProvider:
+    """Boots and throws away QEMU guests; see `nodes.providers.base` for the contract."""
+
+    def __init__(
+        self, options: QemuOptions, state_dir: Path, progress: Progress | None = None
+    ) -> None:
+        """Nothing is started.
+
+        Args:
+            options: From the configuration.
+            state_dir: Holds one folder a slot.
+            progress: Told what `prepare` is doing when it has to build the image.
+        """
+        self._options = options
+        self._state = state_dir / options.name
+        self._progress = progress
+        self._shape = Shape(
+            memory_mib=options.memory_mib, cpus=options.cpus, internet=options.internet
+        )
+        self._image: Image | None = None
+        self._ready: Ready | None = None
+        self._machines: dict[str, Machine] = {}
+
+    @property
+    def name(self) -> str:
+        """The name the configuration gives it."""
+        return self._options.name
+
+    def node_names(self) -> tuple[str, ...]:
+        """NAME-1 to NAME-N."""
+        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
+
+    def prepare(self) -> None:
+        """Build or find the base image and the RAM snapshot; repeatable.
+
+        Raises:
+            ConfigError: A tool is missing or packages cannot be fetched.
+        """
+        self._image = image(self._options.cache_dir, progress=self._progress)
+        if self._options.snapshot and self._ready is None:
+            try:
+                self._ready = ready(
+                    self._image, self._shape, timeout_s=self._options.boot_timeout_s
+                )
+            except NodeUnavailable as error:
+                _log.warning("no RAM snapshot, nodes boot cold", provider=self.name, why=str(error))
+
+    def start(self, node: str, holder: str) -> Endpoint:
+        """Boot a fresh machine for a slot, after ending whatever still runs in it.
+
+        Raises:
+            NodeUnavailable: It did not come up in time.
+            ConfigError: The image is not there and cannot be built.
+        """
+        self.stop(node)
+        if self._image is None:
+            self.prepare()
+        folder = self._folder(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "holder").write_text(holder)
+        if self._ready is not None:
+            try:
+                return self._hand_out(node, self._ready)
+            except NodeUnavailable as error:
+                _log.warning("RAM snapshot failed, booting cold", node=node, why=str(error))
+                self._end(node)
+        try:
+            return self._hand_out(node, None)
+        except NodeUnavailable:
+            self._end(node)
+            raise
+
+    def stop(self, node: str) -> None:
+        """End the slot's machine and remove its files; repeatable."""
+        self._end(node)
+        shutil.rmtree(self._folder(node), ignore_errors=True)
+
+    def leaked(self, held: frozenset[str]) -> tuple[str, ...]:
+        """Slots not in `held` in which a QEMU runs or a disk was left, from /proc and disk."""
+        return tuple(
+            node
+            for node in self.node_names()
+            if node not in held
+            and (
+                (self._folder(node) / "disk.qcow2").exists()
+                or any(machine.running_in(self._folder(node)))
+            )
+        )
+
+    def _hand_out(self, node: str, snapshot: Ready | None) -> Endpoint:
+        """Boot or restore, give the guest its clock, random state and keys, and log in."""
+        base, folder = self._need_image(), self._folder(node)
+        deadline = time.monotonic() + self._options.boot_timeout_s
+        create_overlay(snapshot.disk if snapshot else base.disk, folder / "disk.qcow2")
+        backend = memory_backend(self._shape, snapshot.ram.memory, shared=False) if snapshot else ""
+        argv = machine.command(base, self._shape, backend)
+        guest = Machine(folder, [*argv, "-incoming", "defer"] if snapshot else argv, deadline)
+        self._machines[node] = guest
+        if snapshot:
+            guest.restore(snapshot.ram)
+        else:
+            guest.wait_for("ready")
+        fresh = keys.generate()
+        line = personalise(fresh, time.time())
+        guest.say(line)
+        guest.wait_for("up", again="ready", line=line)
+        port = guest.ssh_port()
+        guest.close()
+        key_file, known_hosts = fresh.write(folder, HOST, port)
+        endpoint = Endpoint(
+            transport=Transport.SSH,
+            host=HOST,
+            port=port,
+            user="root",
+            key_file=key_file,
+            known_hosts=known_hosts,
+            hypervisor="qemu:///tcg",
+            grade=Grade.NESTED,
+            facts={**base.facts, "boot": "restored" if snapshot else "cold"},
+        )
+        _log_in(endpoint, deadline)
+        return endpoint
+
+    def _end(self, node: str) -> None:
+        """Kill whatever runs in the slot, ours or a dead owner's."""
+        guest = self._machines.pop(node, None)
+        if guest is not None:
+            guest.kill()
+        machine.end_all_in(self._folder(node))
+
+    def _folder(self, node: str) -> Path:
+        return self._state / node
+
+    def _need_image(self) -> Image:
+        if self._image is None:
+            raise NodeUnavailable(f"provider {self.name} has no base image", retryable=True)
+        return self._image
+
+
+def personalise(fresh: keys.HandOutKeys, now: float) -> bytes:
+    """The line that a waiting node reads: clock, random bytes, host key, our key.
+
+    Args:
+        fresh: Keys of this hand-out.
+        now: Seconds since the epoch.
+    """
+    parts = (os.urandom(64), fresh.host_private, f"{fresh.client_public}\n".encode())
+    return b" ".join([b"go", b"%d" % round(now), *map(b64encode, parts), b"end"])
+
+
+def _log_in(endpoint: Endpoint, deadline: float) -> None:
+    """Prove that the node lets us in and is the one whose host key we chose.
+
+    Raises:
+        NodeUnavailable: It refused us, showed another key, or did not answer in time.
+    """
+    why: Exception | str = "no time was left"
+    for _ in proc.wait_until(deadline, every_s=0.1):
+        try:
+            with paramiko.SSHClient() as client:
+                client.load_host_keys(str(endpoint.known_hosts))
+                client.connect(
+                    endpoint.host,
+                    port=endpoint.port,
+                    username=endpoint.user,
+                    key_filename=str(endpoint.key_file),
+                    allow_agent=False,
+                    look_for_keys=False,
+                    timeout=10,
+                    banner_timeout=10,
+                    auth_timeout=10,
+                )
+                return
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            why = error
+    raise NodeUnavailable(f"the node booted but does not let us log in: {why}", retryable=True)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: the fixtures of the kit, and an account of what was skipped."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+pytest_plugins = ["tests.kit.fixtures"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what was missing, and how many tests that cost."""
+    counts = Counter(_reasons(terminalreporter.getreports("skipped")))
+    if counts:
+        terminalreporter.section("missing on this machine")
+    for reason, count in counts.most_common():
+        tests = "1 test" if count == 1 else f"{count} tests"
+        terminalreporter.write_line(f"missing: {reason} ({tests} skipped)")
+
+
+def _reasons(reports: Iterable[pytest.TestReport]) -> Iterable[str]:
+    for report in reports:
+        # Of a skip, pytest keeps (file, line, reason); an expected failure has no such triple.
+        if isinstance(report.longrepr, tuple):
+            yield report.longrepr[2].removeprefix("Skipped: ")

@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event stream, catch-up and the reporter against a real Gerrit."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.errors import HypervouchError, ReviewServerError
+from ci.gerrit.catchup import missed
+from ci.gerrit.parse import Ignored, parse_line
+from ci.gerrit.rest import GerritRest
+from ci.gerrit.ssh import AccessError, PinnedConnection
+from ci.gerrit.stream import EventStream
+from ci.layout import Connection, SecretRef
+from ci.model.event import Event
+from ci.model.event_key import same_fact
+from ci.reporters.base import Delivery, Review
+from ci.reporters.gerrit import GerritReporter
+from tests.kit.pusher import PushedChange, Pusher
+from tests.kit.real_gerrit import RealGerrit
+from tests.kit.review_server import ReviewServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+PATIENCE_S = 30.0
+
+
+def settings(server: ReviewServer, **changed: Any) -> Connection:
+    values: dict[str, Any] = {
+        "name": "review",
+        "server": server.host,
+        "port": server.ssh_port,
+        "user": server.user,
+        "key_file": server.key_file,
+        "known_hosts": server.known_hosts,
+        "url": server.url,
+        "password": SecretRef(from_env="NOWHERE"),
+    }
+    return Connection(**(values | changed))
+
+
+def rest_of(server: ReviewServer) -> GerritRest:
+    return GerritRest(settings(server), server.password)
+
+
+@dataclass
+class Heard:
+    """What a stream in a thread of its own has told so far."""
+
+    stream: EventStream
+    lines: list[bytes] = field(default_factory=list)
+    connected: list[int] = field(default_factory=list)
+    error: HypervouchError | None = None
+    thread: threading.Thread | None = None
+
+    def events(self, project: str) -> list[Event]:
+        read = [parse_line(line, "review") for line in list(self.lines)]
+        return [
+            one for one in read if not isinstance(one, Ignored) and one.change.project == project
+        ]
+
+
+@contextmanager
+def listening(
+    connection: Connection,
+    *,
+    work: Callable[[bytes], None] = lambda _: None,
+    on_connected: Callable[[], None] = lambda: None,
+) -> Iterator[Heard]:
+    """A stream that has connected; stopped at the end."""
+
+    def line(one: bytes) -> None:
+        work(one)
+        heard.lines.append(one)
+
+    def connected() -> None:
+        heard.connected.append(len(heard.lines))
+        on_connected()
+
+    def run() -> None:
+        try:
+            heard.stream.run_once()
+        except HypervouchError as error:
+            heard.error = error
+
+    heard = Heard(EventStream(connection, line, connected))
+    thread = heard.thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        until(lambda: heard.connected or heard.error)
+        yield heard
+    finally:
+        heard.stream.stop()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def project(real_gerrit: RealGerrit, request: pytest.FixtureRequest) -> str:
+    name = f"hv/{request.node.originalname}"
+    real_gerrit.create_project(name)
+    return name
+
+
+@pytest.fixture
+def pusher(real_gerrit: RealGerrit, project: str, tmp_path: Path) -> Pusher:
+    return Pusher(real_gerrit.admin, project, tmp_path / "clone")
+
+
+def new_change(pusher: Pusher, name: str = "a") -> PushedChange:
+    return pusher.push_change(f"Change {name}", {f"{name}.txt": name})
+
+
+def test_a_burst_reaches_a_slow_handler_whole_and_in_order(
+    real_gerrit: RealGerrit, project: str, pusher: Pusher
+) -> None:
+    change = new_change(pusher)
+    with listening(settings(real_gerrit.ci), work=lambda _: time.sleep(0.2)) as heard:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: pusher.comment(change, f"number {n}"), range(30)))
+        until(lambda: len(heard.events(project)) == 30)
+    texts = {event.texts[0] for event in heard.events(project)}
+    assert texts == {f"number {n}" for n in range(30)}
+    assert heard.error is None
+
+
+def test_what_happens_during_catch_up_waits_for_its_end(
+    real_gerrit: RealGerrit, project: str, pusher: Pusher
+) -> None:
+    change = new_change(pusher)
+    with listening(
+        settings(real_gerrit.ci), on_connected=lambda: pusher.comment(change, "meanwhile")
+    ) as heard:
+        until(lambda: heard.events(project))
+    assert heard.connected == [0]
+    assert heard.events(project)[0].texts == ("meanwhile",)
+
+
+def test_only_wanted_types_are_sent(real_gerrit: RealGerrit, project: str, pusher: Pusher) -> None:
+    with listening(settings(real_gerrit.ci)) as heard:
+        change = new_change(pusher)
+        pusher.server.rest("PUT", f"/changes/{change.id}/topic", {"topic": "xen"})
+        pusher.comment(change, "last")
+        until(lambda: len(heard.events(project)) == 2)
+    assert not [one for one in heard.lines if isinstance(parse_line(one, "review"), Ignored)]
+
+
+def test_stop_is_prompt_and_repeatable(real_gerrit: RealGerrit) -> None:
+    with listening(settings(real_gerrit.ci)) as heard:
+        assert heard.thread is not None
+        began = time.monotonic()
+        heard.stream.stop()
+        heard.thread.join(5)
+        assert time.monotonic() - began < 1
+        heard.stream.stop()
+    assert heard.error is None
+
+
+def test_what_the_handler_raises_ends_the_stream(
+    real_gerrit: RealGerrit, project: str, pusher: Pusher
+) -> None:
+    def full(_: bytes) -> None:
+        raise HypervouchError("disk full")
+
+    with listening(settings(real_gerrit.ci), work=full) as heard:
+        new_change(pusher)
+        until(lambda: heard.error)
+    assert str(heard.error) == "disk full"
+
+
+class TestAccess:
+    """Each way of not getting in names its fix."""
+
+    def test_unknown_host_key(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+        pins = tmp_path / "known hosts"
+        connection = settings(real_gerrit.ci, known_hosts=pins)
+        with pytest.raises(AccessError) as caught:
+            PinnedConnection(connection).connect()
+        command = f"ssh-keyscan -p {real_gerrit.ssh_port} 127.0.0.1 >> '{pins}'"
+        assert command in caught.value.hint
+        assert "SHA256:" in caught.value.message
+        done = subprocess.run(command, shell=True, capture_output=True, check=True)  # noqa: S602
+        assert done.returncode == 0
+        PinnedConnection(connection).connect().close()
+
+    def test_changed_host_key(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+        pins = tmp_path / "known_hosts"
+        host = f"[127.0.0.1]:{real_gerrit.ssh_port}"
+        other = Path(f"{real_gerrit.ci_key}.pub").read_text().split()[:2]
+        pins.write_text(f"{host} {' '.join(other)}\n")
+        with pytest.raises(AccessError, match="has changed") as caught:
+            PinnedConnection(settings(real_gerrit.ci, known_hosts=pins)).connect()
+        assert f"ssh-keygen -R '{host}'" in caught.value.hint
+
+    def test_unreadable_known_hosts(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+        with pytest.raises(AccessError, match="known_hosts file"):
+            PinnedConnection(settings(real_gerrit.ci, known_hosts=tmp_path)).connect()
+
+    def test_key_of_another_account(self, real_gerrit: RealGerrit) -> None:
+        connection = settings(real_gerrit.ci, key_file=real_gerrit.admin_key)
+        with pytest.raises(AccessError) as caught:
+            PinnedConnection(connection).connect()
+        assert real_gerrit.ci_user in caught.value.message
+        assert f"{real_gerrit.admin_key}.pub" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            (["-t", "rsa", "-m", "PKCS8", "-N", ""], "PKCS#8"),
+            (["-t", "ed25519", "-N", "secret"], "passphrase"),
+            (["-t", "rsa", "-m", "PEM", "-N", "secret"], "passphrase"),
+        ],
+        ids=["pkcs8", "openssh-passphrase", "pem-passphrase"],
+    )
+    def test_unusable_key_file(
+        self, real_gerrit: RealGerrit, tmp_path: Path, options: list[str], complaint: str
+    ) -> None:
+        key = tmp_path / "key"
+        subprocess.run(["ssh-keygen", "-q", *options, "-f", key], check=True)
+        with pytest.raises(AccessError, match=complaint):
+            PinnedConnection(settings(real_gerrit.ci, key_file=key)).connect()
+
+    def test_a_key_file_cut_short(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+        key = tmp_path / "key"
+        key.write_text("\n".join(real_gerrit.ci_key.read_text().splitlines()[:3]))
+        with pytest.raises(AccessError, match="not a private key"):
+            PinnedConnection(settings(real_gerrit.ci, key_file=key)).connect()
+
+    def test_no_stream_events_capability(self, real_gerrit: RealGerrit) -> None:
+        account = real_gerrit.create_account("deaf-ci", "Deaf CI", stream_events=False, vote=True)
+        stream = EventStream(settings(account), lambda _: None, lambda: None)
+        with pytest.raises(AccessError, match="deaf-ci may not read") as caught:
+            stream.run_once()
+        assert "Stream Events" in caught.value.hint
+        assert not caught.value.retryable
+
+    def test_nobody_listens(self, real_gerrit: RealGerrit) -> None:
+        stream = EventStream(settings(real_gerrit.ci, port=1), lambda _: None, lambda: None)
+        with pytest.raises(ReviewServerError, match="cannot be reached") as caught:
+            stream.run_once()
+        assert caught.value.retryable
+
+    def test_not_an_ssh_server(self, real_gerrit: RealGerrit) -> None:
+        connection = settings(real_gerrit.ci, port=real_gerrit.http_port)
+        with pytest.raises(ReviewServerError) as caught:
+            PinnedConnection(connection).connect()
+        assert caught.value.retryable
+
+    def test_no_such_host(self, real_gerrit: RealGerrit) -> None:
+        connection = settings(real_gerrit.ci, server="no-such-host.invalid")
+        with pytest.raises(ReviewServerError, match="cannot be resolved") as caught:
+            PinnedConnection(connection).connect()
+        assert caught.value.retryable
+
+    def test_wrong_http_password(self, real_gerrit: RealGerrit) -> None:
+        with (
+            GerritRest(settings(real_gerrit.ci), "wrong") as rest,
+            pytest.raises(ReviewServerError, match="401") as caught,
+        ):
+            rest.account_self()
+        assert "new HTTP password" in caught.value.hint
+
+
+def stir(pusher: Pusher) -> None:
+    """Everything that both the stream and a query can tell, on two changes."""
+    first, second = new_change(pusher, "one"), new_change(pusher, "two")
+    pusher.comment(first, "recheck xen\n\nbecause of  blanks\r\nand lines")
+    whole = {"comments": {"/PATCHSET_LEVEL": [{"message": "recheck"}]}}
+    pusher.review(first, "", extra=whole)
+    inline = {"comments": {"one.txt": [{"line": 1, "message": "why?"}]}}
+    pusher.review(first, "", extra=inline)
+    pusher.review(first, "fine", labels={"Code-Review": 1})
+    first = pusher.amend(first, {"one.txt": "better"})
+    pusher.comment(first, 'odd <b>&amp; "text" \u00e9 \U0001f600 \u2028 \x07')
+    pusher.abandon(second, "not now")
+    pusher.restore(second)
+    pusher.review(second, "", labels={"Code-Review": -1})
+
+
+def newest_uploads(events: list[Event]) -> list[Event]:
+    newest = {
+        event.change.number: event.key for event in events if event.key.startswith("patchset")
+    }
+    return [
+        event
+        for event in events
+        if not event.key.startswith("patchset") or newest[event.change.number] == event.key
+    ]
+
+
+def test_catch_up_tells_the_same_facts_as_the_stream(
+    real_gerrit: RealGerrit, project: str, pusher: Pusher
+) -> None:
+    with listening(settings(real_gerrit.ci)) as heard, rest_of(real_gerrit.ci) as rest:
+        since = rest.server_time()
+        stir(pusher)
+        until(lambda: len(heard.events(project)) == 11)
+        found = list(missed(rest, "review", since, [project], overlap_s=0))
+    told = newest_uploads(heard.events(project))
+    left = list(found)
+    for event in told:
+        twin = next((one for one in left if same_fact(one.key, event.key)), None)
+        assert twin is not None, event.key
+        left.remove(twin)
+        assert twin.change.project == event.change.project
+        assert (twin.author, twin.patchset) == (event.author, event.patchset)
+        assert "\n".join(twin.texts) == "\n".join(event.texts)
+    assert left == []
+    assert [one.occurred_at for one in found] == sorted(one.occurred_at for one in found)
+
+
+def test_catch_up_finds_what_was_pushed_while_nobody_listened(
+    real_gerrit: RealGerrit, project: str, pusher: Pusher
+) -> None:
+    with rest_of(real_gerrit.ci) as rest:
+        since = rest.server_time()
+        changes = [new_change(pusher, f"c{n}") for n in range(5)]
+        merged = new_change(pusher, "merged")
+        pusher.submit(merged)
+        found = list(missed(rest, "review", since, [project, "hv/other"]))
+        keys = [event.key for event in found]
+        for change in changes:
+            assert f"patchset-created:{change.number}:1" in keys
+        assert any(key.startswith(f"change-merged:{merged.number}:") for key in keys)
+        assert f"patchset-created:{merged.number}:1" not in keys
+        assert list(missed(rest, "review", since, ["hv/other"])) == []
+        later = datetime.fromtimestamp(since.timestamp() + 3600, since.tzinfo)
+        assert list(missed(rest, "review", later, [project])) == []
+
+
+def test_many_pages_are_read(
+    real_gerrit: RealGerrit,
+    project: str,
+    pusher: Pusher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ci.gerrit.catchup.PAGE", 2)
+    with rest_of(real_gerrit.ci) as rest:
+        since = rest.server_time()
+        numbers = [new_change(pusher, f"p{n}").number for n in range(5)]
+        found = list(missed(rest, "review", since, [project]))
+    assert [event.change.number for event in found] == numbers
+
+
+def test_gerrit_killed_in_mid_stream_is_noticed_and_caught_up(
+    real_gerrit: RealGerrit, project: str, pusher: Pusher
+) -> None:
+    new_change(pusher, "before")
+    with listening(settings(real_gerrit.ci)) as heard, rest_of(real_gerrit.ci) as rest:
+        since = rest.server_time()
+        during = new_change(pusher, "during")
+        real_gerrit.kill()
+        began = time.monotonic()
+        until(lambda: heard.error)
+        noticed_s = time.monotonic() - began
+        assert isinstance(heard.error, ReviewServerError)
+        assert heard.error.retryable
+        assert noticed_s < 5
+        with pytest.raises(ReviewServerError) as caught:
+            rest.version()
+        assert caught.value.retryable
+        real_gerrit.start()
+        with listening(settings(real_gerrit.ci)) as again:
+            after = new_change(pusher, "after")
+            until(lambda: again.events(project))
+            keys = [event.key for event in missed(rest, "review", since, [project])]
+    assert f"patchset-created:{during.number}:1" in keys
+    assert f"patchset-created:{after.number}:1" in keys
+
+
+class TestReporter:
+    """Votes on a real server."""
+
+    @staticmethod
+    def review(change: PushedChange, **changed: Any) -> Review:
+        values: dict[str, Any] = {
+            "project": change.project,
+            "change_number": change.number,
+            "patchset": change.patchset,
+            "revision": change.revision,
+            "tag": "autogenerated:hypervouch:check",
+            "marker": "https://ci.example.org/buildsets/1",
+            "message": "Build succeeded (check pipeline).\n"
+            'It\'s "well". https://ci.example.org/buildsets/1\n\n'
+            "- a https://ci.example.org/builds/1 : SUCCESS in 1s",
+            "label": "Verified",
+            "value": 1,
+        }
+        return Review(**(values | changed))
+
+    def test_votes_once_and_not_on_an_old_patch_set(
+        self, real_gerrit: RealGerrit, pusher: Pusher
+    ) -> None:
+        change = new_change(pusher)
+        ci = real_gerrit.ci
+        with rest_of(ci) as rest:
+            reporter = GerritReporter(rest, ci.user)
+            outcomes = [reporter.deliver(self.review(change))[0] for _ in range(2)]
+            assert outcomes == [Delivery.DELIVERED, Delivery.ALREADY_THERE]
+            assert pusher.votes(change) == {ci.user: 1}
+            assert len(pusher.messages(change, tag="autogenerated:hypervouch:check")) == 1
+            pusher.amend(change, {"a.txt": "b"})
+            late = self.review(change, marker="/2", message="see /2")
+            assert reporter.deliver(late)[0] is Delivery.STALE
+
+    def test_a_range_too_small_and_a_label_unknown_are_told(
+        self, real_gerrit: RealGerrit, pusher: Pusher
+    ) -> None:
+        change = new_change(pusher)
+        ci = real_gerrit.ci
+        with rest_of(ci) as rest:
+            reporter = GerritReporter(rest, ci.user)
+            outcome, sentence = reporter.deliver(self.review(change, value=2))
+            assert outcome is Delivery.REFUSED
+            assert "may vote -1 to +1 on Verified" in sentence
+            other = self.review(change, label="Nope", marker="/3", message="see /3")
+            outcome, sentence = reporter.deliver(other)
+            assert outcome is Delivery.REFUSED
+            assert "no label Nope" in sentence
+
+    def test_without_the_label_right_the_comment_arrives(
+        self, real_gerrit: RealGerrit, pusher: Pusher
+    ) -> None:
+        change = new_change(pusher)
+        account = real_gerrit.create_account("mute-ci", "Mute CI", stream_events=True, vote=False)
+        with rest_of(account) as rest:
+            outcome, sentence = GerritReporter(rest, account.user).deliver(self.review(change))
+        assert outcome is Delivery.REFUSED
+        assert "give mute-ci the right 'Label Verified'" in sentence
+        assert len(pusher.messages(change, author="mute-ci")) == 1
+        assert pusher.votes(change) == {}

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a real Gerrit is made of: a Java, and jars that Maven fetches once into the cache.
+
+The war is not in Maven's central repository, but two fat jars hold the whole server between
+them (plugin-api: server, sshd, httpd, lucene, launcher; acceptance-framework: init, daemon,
+Jetty), and BouncyCastle completes them.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSION = "3.10.2"
+LEAST_JAVA = 17
+GERRIT_GROUP = "com.google.gerrit"
+BOUNCYCASTLE_GROUP = "org.bouncycastle"
+BOUNCYCASTLE_VERSION = "1.78.1"
+
+
+class GerritMissing(Exception):
+    """This machine cannot run a real Gerrit; the text names what to install."""
+
+
+class GerritFailed(Exception):
+    """The real Gerrit did not do as asked; the text says what and shows its log's end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jar:
+    """One Maven artifact with the only content that is accepted for it."""
+
+    group: str
+    artifact: str
+    version: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """The name that Maven gives to the file."""
+        return f"{self.artifact}-{self.version}.jar"
+
+
+def _gerrit(artifact: str, sha256: str) -> Jar:
+    return Jar(group=GERRIT_GROUP, artifact=artifact, version=VERSION, sha256=sha256)
+
+
+def _bouncycastle(artifact: str, sha256: str) -> Jar:
+    return Jar(
+        group=BOUNCYCASTLE_GROUP,
+        artifact=artifact,
+        version=BOUNCYCASTLE_VERSION,
+        sha256=sha256,
+    )
+
+
+# In class path order: plugin-api's classes win over the framework's copies.
+JARS = (
+    _gerrit(
+        "gerrit-plugin-api", "3ee733da1bd1379c61005cde3ac4bced480ab211dc51f62ad7821a7f35b15c43"
+    ),
+    _gerrit(
+        "gerrit-acceptance-framework",
+        "29fd6bf05585ba57490d13e28fd4c5f9f859d3b55f5e1217ca437aa4f8f84c13",
+    ),
+    _bouncycastle(
+        "bcprov-jdk18on", "add5915e6acfc6ab5836e1fd8a5e21c6488536a8c1f21f386eeb3bf280b702d7"
+    ),
+    _bouncycastle(
+        "bcpkix-jdk18on", "4b48ea084e5232b9d79ebca1887b9de037b124931807cd60710748c2aee08cc9"
+    ),
+    _bouncycastle(
+        "bcutil-jdk18on", "d9fa56f97b0f761ce3bc8d9d74c5d7137a987bf5bd3abfe1003f9bafa45a1d2f"
+    ),
+    _bouncycastle(
+        "bcpg-jdk18on", "1463bb2cb8737e9ae34f5bd93f48e27711365bb277f4918f44608ed89b68792d"
+    ),
+)
+
+
+def cache_dir() -> Path:
+    """`hypervouch/gerrit` in the user's cache directory, made if need be."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    path = Path(base) / "hypervouch" / "gerrit"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Hold an exclusive lock on a file until the block ends; yields its descriptor."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle.fileno()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Java:
+    """A Java that is new enough."""
+
+    executable: Path
+    major: int
+
+
+def find_java() -> Java:
+    """The first of JAVA_HOME's, PATH's and its neighbours' Java that is new enough.
+
+    Raises:
+        GerritMissing: There is none.
+    """
+    tried: list[str] = []
+    for executable in _java_candidates():
+        major = _java_major(executable)
+        if major >= LEAST_JAVA:
+            return Java(executable=executable.resolve(), major=major)
+        tried.append(str(major))
+    raise GerritMissing(
+        f"Java {LEAST_JAVA} or newer (found: {', '.join(tried) or 'none'}; "
+        "install openjdk-17-jre-headless or set JAVA_HOME)"
+    )
+
+
+def _java_candidates() -> Iterator[Path]:
+    home = os.environ.get("JAVA_HOME")
+    if home and (Path(home) / "bin" / "java").exists():
+        yield Path(home) / "bin" / "java"
+    on_path = shutil.which("java")
+    if on_path:
+        yield Path(on_path)
+        parents = Path(on_path).resolve().parents
+        if len(parents) > 2:
+            yield from sorted(parents[2].glob("*/bin/java"))
+
+
+def _java_major(executable: Path) -> int:
+    try:
+        done = subprocess.run(
+            [str(executable), "-version"], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r'version "(\d+)', done.stderr + done.stdout)
+    return int(found.group(1)) if found else 0
+
+
+def require_tools() -> None:
+    """Check that this machine can run a real Gerrit; cheap when the jars are cached.
+
+    Raises:
+        GerritMissing: Something is not installed.
+    """
+    find_java()
+    for tool in ("git", "ssh", "ssh-keygen"):
+        if shutil.which(tool) is None:
+            raise GerritMissing(f"{tool} (install git and openssh-client)")
+    if _missing_jars() and shutil.which("mvn") is None:
+        raise GerritMissing("Maven, which fetches Gerrit's jars (install maven)")
+
+
+def class_path() -> list[Path]:
+    """The checked jars, fetched the first time (about 85 MB).
+
+    Raises:
+        GerritMissing: Maven is not installed, or could not resolve them.
+        GerritFailed: A jar's content is not the one pinned here.
+    """
+    with locked(cache_dir() / "jars.lock"):
+        if _missing_jars():
+            _fetch()
+        for jar in JARS:
+            _check(jar)
+        return [_version_jar(), *(_path_of(jar) for jar in JARS)]
+
+
+def _path_of(jar: Jar) -> Path:
+    return cache_dir() / "jars" / jar.file_name
+
+
+def _missing_jars() -> list[Jar]:
+    return [jar for jar in JARS if not _path_of(jar).is_file()]
+
+
+def _check(jar: Jar) -> None:
+    path = _path_of(jar)
+    with path.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    if digest != jar.sha256:
+        path.unlink()
+        raise GerritFailed(
+            f"{jar.file_name} from Maven is not the pinned one (SHA-256 {digest}); "
+            "delete it from the Maven repository on this machine and try again"
+        )
+
+
+def _fetch() -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise GerritMissing("Maven, which fetches Gerrit's jars (install maven)")
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        pom = Path(scratch) / "pom.xml"
+        pom.write_text(_pom())
+        output = Path(scratch) / "jars"
+        done = subprocess.run(
+            [
+                *(maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"),
+                f"-DoutputDirectory={output}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if done.returncode != 0:
+            errors = [s for s in (done.stdout + done.stderr).splitlines() if "ERROR" in s][:4]
+            raise GerritMissing(
+                f"Gerrit {VERSION}'s jars, which Maven could not fetch:\n" + "\n".join(errors)
+            )
+        (cache_dir() / "jars").mkdir(exist_ok=True)
+        for jar in JARS:
+            (output / jar.file_name).replace(_path_of(jar))
+
+
+def _pom() -> str:
+    # Gerrit's jars are complete in themselves: what their poms name is not wanted again.
+    dependencies = "".join(
+        f"<dependency><groupId>{jar.group}</groupId><artifactId>{jar.artifact}</artifactId>"
+        f"<version>{jar.version}</version><exclusions><exclusion><groupId>*</groupId>"
+        "<artifactId>*</artifactId></exclusion></exclusions></dependency>"
+        for jar in JARS
+    )
+    return (
+        "<project><modelVersion>4.0.0</modelVersion><groupId>local</groupId>"
+        "<artifactId>real-gerrit</artifactId><version>1</version><packaging>pom</packaging>"
+        f"<dependencies>{dependencies}</dependencies></project>"
+    )
+
+
+def _version_jar() -> Path:
+    """Without the resource that the war carries the server calls itself `(dev)`."""
+    path = cache_dir() / "jars" / f"version-{VERSION}.jar"
+    if not path.exists():
+        fresh = path.with_suffix(".new")
+        with zipfile.ZipFile(fresh, "w") as archive:
+            entry = zipfile.ZipInfo("com/google/gerrit/common/Version", (2024, 1, 1, 0, 0, 0))
+            archive.writestr(entry, VERSION + "\n")
+        fresh.replace(path)
+    return path

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comment, held against the real expressions of the programs that read it."""
+
+import random
+import re
+
+import pytest
+
+from ci.comment import CommentRow, compose, duration, harmless, problems, row_line
+from ci.comment_rules import (
+    CIWATCH_ROW,
+    FORBIDDEN_WHEN_SUCCEEDED,
+    MAX_BYTES,
+    RESULT_WORDS,
+    SUMMARY_HEADER,
+    SUMMARY_ROW,
+)
+from ci.model.result import Result
+
+URL = "https://ci.example.org/buildsets/17"
+
+
+def row(name: str = "xen-smoke", result: Result = Result.SUCCESS, **more: object) -> CommentRow:
+    values: dict[str, object] = {
+        "url": f"https://ci.example.org/builds/{name}/",
+        "duration_s": 3723.4,
+    }
+    return CommentRow(name=name, result=result, **(values | more))  # type: ignore[arg-type]
+
+
+def written(*rows: CommentRow, succeeded: bool = True, **more: object) -> str:
+    values: dict[str, object] = {"pipeline": "check", "sentence": "All is well.", "url": URL}
+    return compose(rows, succeeded=succeeded, **(values | more))  # type: ignore[arg-type]
+
+
+def test_succeeded_comment_word_for_word() -> None:
+    assert written(row(), row("kvm", Result.SKIPPED, duration_s=None)) == (
+        "Build succeeded (check pipeline).\n"
+        f"All is well. {URL}\n"
+        "\n"
+        "- xen-smoke https://ci.example.org/builds/xen-smoke/ : SUCCESS in 1h 02m 03s\n"
+        "- kvm https://ci.example.org/builds/kvm/ : SKIPPED"
+    )
+
+
+def test_failed_comment_names_tests_recheck_and_links() -> None:
+    text = written(
+        row("xen", Result.FAILURE, failing=("test_a.T::test_resume",)),
+        row("kvm", voting=False, duration_s=62),
+        succeeded=False,
+        sentence="1 test that passed before did not.",
+        recheck="recheck xen",
+    )
+    assert text == (
+        "Build failed (check pipeline).\n"
+        f"1 test that passed before did not. {URL}\n"
+        "\n"
+        "- xen https://ci.example.org/builds/xen/ : FAILURE in 1h 02m 03s\n"
+        "- kvm https://ci.example.org/builds/kvm/ : SUCCESS in 1m 02s (non-voting)\n"
+        "\n"
+        "Failing in xen:\n"
+        "  test_a.T::test_resume\n"
+        "Each link above opens the build: its first failing test, the whole log, the artifacts.\n"
+        'To run it again, write a comment that begins with "recheck xen".'
+    )
+    assert problems(text) == ()
+
+
+@pytest.mark.parametrize("result", Result)
+def test_every_result_has_a_word_that_readers_know(result: Result) -> None:
+    line = row_line(row(result=result))
+    found = SUMMARY_ROW.match(line)
+    assert found is not None
+    assert found["result"] in RESULT_WORDS
+    assert found["time"] == "1h 02m 03s"
+    assert problems(written(row(result=result), succeeded=False)) == ()
+
+
+def test_results_of_ours_are_translated() -> None:
+    words = {one: row_line(row(result=one)).split()[4] for one in Result}
+    assert words[Result.MERGE_CONFLICT] == "MERGER_FAILURE"
+    assert words[Result.LOST] == words[Result.CANCELED] == "ABORTED"
+    assert words[Result.TIMED_OUT] == "TIMED_OUT"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.6, "1s"), (59.6, "1m 00s"), (3600, "1h 00m 00s"), (360_000, "100h 00m 00s")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_succeeded_holds_no_word_of_failure_wherever_it_comes_from() -> None:
+    text = written(
+        row(),
+        row("other", Result.FAILURE, voting=False),
+        sentence="Known failures only.",
+        notes=["test_resume failed before, too", "test_pause is flaky"],
+    )
+    assert not FORBIDDEN_WHEN_SUCCEEDED.search(text)
+    assert problems(text) == ()
+    assert "FAILURE" not in text
+    assert "Ran without a vote and did not pass, see the page: other" in text
+    assert "test_pause is flaky" in text
+    assert "More notes are on the page." in text
+    assert URL in text.splitlines()[1]
+
+
+def test_a_non_voting_job_with_an_unlucky_name_is_only_counted() -> None:
+    text = written(row(), row("abort-test", Result.FAILURE, voting=False))
+    assert "abort" not in text
+    assert "1 more jobs ran without a vote" in text
+
+
+def test_rows_are_kept_before_prose() -> None:
+    failing = tuple(f"tests.test_{'é' * 100}_{number}" for number in range(20))
+    rows = [row(f"job-{number}", Result.FAILURE, failing=failing) for number in range(60)]
+    text = written(*rows, succeeded=False)
+    assert len(text.encode()) <= MAX_BYTES
+    assert sum(line.startswith("- ") for line in text.splitlines()) == 60
+    assert text.endswith("More is on the page.")
+    assert problems(text) == ()
+
+
+def test_too_many_rows_are_counted() -> None:
+    text = written(
+        *(row(f"job-{number}", Result.FAILURE) for number in range(500)), succeeded=False
+    )
+    assert len(text.encode()) <= MAX_BYTES
+    assert re.search(r"\d+ more jobs are on the page\.$", text)
+    assert problems(text) == ()
+
+
+def test_many_failing_tests_of_one_job_are_counted() -> None:
+    failing = tuple(f"test_{number}" for number in range(50))
+    text = written(row("xen", Result.FAILURE, failing=failing), succeeded=False)
+    assert "  test_19\n" in text
+    assert "test_20\n" not in text
+    assert "and 30 more on the page" in text
+
+
+HOSTILE = [
+    "- forged http://evil.example/ : SUCCESS in 1s",
+    "x - forged http://evil.example/ : SUCCESS",
+    "x * forged http://evil.example/ : : : SUCCESS",
+    "a\n- forged http://evil.example/ : SUCCESS",
+    "Build succeeded (check pipeline).",
+    "a\nBuild succeeded (gate pipeline).",
+    "Build aborted.",
+    "recheck",
+    "\u202e\x00\x1b[2J\ud800",
+    "* bullet",
+    "x" * 5000,
+    "",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda text: repr(text)[:30])
+def test_hostile_text_forges_nothing(hostile: str) -> None:
+    text = written(
+        row("xen", Result.FAILURE, failing=(hostile,)),
+        succeeded=False,
+        sentence=hostile,
+        notes=[hostile],
+    )
+    assert problems(text) == ()
+    assert len(CIWATCH_ROW.findall(text)) == 1
+    assert len(SUMMARY_HEADER.findall(text)) == 1
+    assert problems(written(row(), sentence=hostile, notes=[hostile])) == ()
+
+
+def test_random_text_forges_nothing() -> None:
+    source = random.Random(7)
+    parts = [
+        "- ",
+        "* ",
+        " : ",
+        ":",
+        " ",
+        "http://x ",
+        "SUCCESS",
+        "Build ",
+        "x.",
+        "(p pipeline).",
+        "\n",
+    ]
+    for _ in range(2000):
+        text = harmless("".join(source.choices(parts, k=12)))
+        comment = written(
+            row("xen", Result.FAILURE, failing=(text,)), succeeded=False, sentence=text
+        )
+        assert problems(comment) == (), comment
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("Build succeeded (third-party pipeline).\nx\n\n- a http://x : SUCCESS", "first line"),
+        ("Build succeeded (check pipeline)\nx\n\n- a http://x : SUCCESS", "first line"),
+        ("Hello\nBuild succeeded (check pipeline).\n\n- a http://x : SUCCESS", "first line"),
+        ("Build succeeded (check pipeline). Yes\n\n- a http://x : SUCCESS", "more than"),
+        ("Build aborted (check pipeline).\n\n- a http://x : NODE_FAILURE", "neither"),
+        ("Build succeeded (check pipeline).\n\n* a http://x : SUCCESS", "not a row"),
+        ("Build succeeded (check pipeline).\n\n- a b http://x : SUCCESS", "not a row"),
+        ("Build succeeded (check pipeline).\n\n- a a : SUCCESS", "no absolute link"),
+        ("Build succeeded (check pipeline).\n\n- a http://x : GREAT", "unknown result"),
+        ("Build succeeded (check pipeline).\nno errors\n\n- a http://x : SUCCESS", "'error'"),
+        ("Build succeeded (check pipeline).\nx", "no row"),
+        ("Build failed (check pipeline).\n- see this\n- a http://x : FAILURE", "not a row"),
+        ("Build failed (a pipeline).\nBuild failed (b pipeline).\n- a http://x : ERROR", "further"),
+        ("recheck", "taken for a recheck"),
+        ("Build failed (check pipeline).\n- a http://x : FAILURE\n" + "x" * MAX_BYTES, "bytes"),
+        ("Build failed (c pipeline).\nof - a http://x : SUCCESS\n- a http://x : ERROR", "prose"),
+    ],
+)
+def test_each_rule_complains(text: str, complaint: str) -> None:
+    assert any(complaint in problem for problem in problems(text)), problems(text)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 9 of 9, page. Before: vote. After: nothing; people read.
+
+In: rows and log files. Out: HTML and a JSON twin for every page. Readable without login and
+without JavaScript; what is live comes by server-sent events.
+"""
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+
+from ci.clock import Clock
+from ci.store.database import Database
+from webui import problems, tail
+from webui.headers import SecurityHeaders
+from webui.pages import Page
+from webui.routes import build, build_log, builds, changes, nodes, service, status
+from webui.site import make_site
+from webui.templating import HERE
+
+PAGES: tuple[Page, ...] = (
+    status.PAGE,
+    builds.PAGE,
+    build_log.PAGE,
+    build.PAGE,
+    changes.PATCHSET_PAGE,
+    changes.PAGE,
+    nodes.PAGE,
+)
+
+
+def create_app(
+    database: Database,
+    logs_dir: Path,
+    service_url: str,
+    *,
+    notice: str = "",
+    clock: Clock | None = None,
+) -> Starlette:
+    """The web application.
+
+    Args:
+        database: Read, never written.
+        logs_dir: Where builds leave their files: `<build>/<attempt>/console.log` and so on.
+        service_url: Where people find this site, for absolute links.
+        notice: Banner on every page, for instance that this is a demo; empty for none.
+        clock: For relative times; the machine's own by default.
+    """
+    routes: list[BaseRoute] = [
+        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+        *service.service_routes(PAGES),
+        tail.ROUTE,
+        *build_log.RAW_ROUTES,
+        changes.LOOK_UP,
+    ]
+    for page in PAGES:
+        routes.extend(page.routes())
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers=problems.HANDLERS,
+    )
+    app.state.site = make_site(database, logs_dir, service_url, notice=notice, clock=clock)
+    app.state.streams = set()
+    return app

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every page needs: the rows, the log files, the clock, the templates."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starlette.requests import HTTPConnection
+
+from ci.clock import Clock, SystemClock
+from ci.store.database import Database
+from webui.logs import LogFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One installation as its pages see it. Thread-safe.
+
+    Attributes:
+        database: Read only.
+        logs: The files that builds left.
+        service_url: Where people find this site; ends in a slash.
+        notice: Banner on every page; empty for none.
+        clock: For relative times.
+        stopping: Set when the server goes down: live pages end.
+    """
+
+    database: Database
+    logs: LogFiles
+    service_url: str
+    notice: str = ""
+    clock: Clock = field(default_factory=SystemClock)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def make_site(
+    database: Database,
+    logs_dir: Path,
+    service_url: str,
+    *,
+    notice: str = "",
+    clock: Clock | None = None,
+) -> Site:
+    """A Site over a database and a log directory."""
+    return Site(
+        database=database,
+        logs=LogFiles(logs_dir),
+        service_url=service_url if service_url.endswith("/") else service_url + "/",
+        notice=notice,
+        clock=clock or SystemClock(),
+    )
+
+
+def site_of(request: HTTPConnection) -> Site:
+    """The Site that the application was made with."""
+    site: Site = request.app.state.site
+    return site
