@@ -238,6 +238,7 @@ class App:
             checkouts={c.name: self._make_checkout(c) for c in self.layout.connections},
             pool=self.pool,
             logs=self.logs,
+            secrets=list(self._passwords.values()),
             on_verdict=self._ring_relays,
             on_free=self._queued.ring,
         )

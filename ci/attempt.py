@@ -83,6 +83,7 @@ class AttemptContext:
         avoid: Nodes this build was on before.
         tip: Branch tip of the build's first check; repeats and baselines use the same one.
         note: Writes progress down.
+        secrets: What may appear in no log or artifact.
         artifact_limit_bytes: What is brought home at most.
     """
 
@@ -98,6 +99,7 @@ class AttemptContext:
     avoid: tuple[str, ...]
     tip: str | None
     note: Progress
+    secrets: tuple[str, ...]
     artifact_limit_bytes: int
 
 
@@ -224,7 +226,14 @@ def _run_and_collect(context: AttemptContext, session: Session, plan: Plan) -> A
         trouble = error
     context.note(phase=Phase.COLLECT.value)
     try:
-        found = collect(session, plan, context.directory, context.artifact_limit_bytes)
+        found = collect(
+            session,
+            plan,
+            context.directory,
+            context.artifact_limit_bytes,
+            secrets=context.secrets,
+            deadline=Deadline("collect", context.order.job.collect_timeout_s, context.clock),
+        )
     except CollectError as error:
         if trouble is None:
             raise

@@ -4,26 +4,29 @@
 In: a Session whose commands have ended, however they ended, and the Plan. Out: Outcomes, the
 files that were brought home, redacted, with a manifest, and what could not be had. Nothing
 that comes from a node is trusted: names, sizes, links and XML are checked on the way in.
+The live log that the run step writes is `ConsoleLog`, from `ci/console.py`.
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ci.cancel import Deadline
 from ci.clock import Clock, SystemClock
 from ci.console import NAME, ConsoleLog
-from ci.errors import CollectError, HarnessBroken, HypervouchError, StorageError
+from ci.errors import CollectError, StorageError
 from ci.jobs.base import Plan
 from ci.model.result import Outcome
 from ci.results import junit
 from ci.results.redact import Redactor
 from ci.runners.archive import Intake, clear
 from ci.runners.base import Session
+
+__all__ = ["Collected", "ConsoleLog", "LogStore", "StoredFile", "collect"]
 
 FILES = "logs"
 MANIFEST = "manifest.json"
@@ -49,14 +52,11 @@ class Collected:
         outcomes: Tests in run order, file after file; ids are unique.
         files: What the manifest lists, sorted by path.
         problems: What is missing without harm to the verdict, one sentence each.
-        error: Why the outcomes cannot be trusted to be whole: CollectError where results
-            did not come home or cannot be read, HarnessBroken where there are none.
     """
 
-    outcomes: tuple[Outcome, ...]
-    files: tuple[StoredFile, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    files: tuple[StoredFile, ...] = ()
     problems: tuple[str, ...] = ()
-    error: HypervouchError | None = None
 
 
 class LogStore:
@@ -141,71 +141,87 @@ def collect(
     """Bring results and artifacts home, read the results, write the manifest. Repeatable.
 
     Args:
-        session: Still connected, or broken: then that is the error in the answer.
+        session: Its commands have ended.
         plan: Which files.
         attempt_dir: Where; files go to `logs/` in it, replacing those of an earlier call.
         limit_bytes: For results and artifacts, each.
         secrets: Taken out of text files.
         deadline: When to give up waiting for the node.
 
+    Returns:
+        What came home; without outcomes where no result file was written.
+
     Raises:
+        CollectError: Results did not come home whole or cannot be read; artifacts and the
+            manifest are there nevertheless.
         StorageError: The disk refused.
     """
     target = attempt_dir / FILES
     clear(target)
-    problems: list[str] = []
-    outcomes: tuple[Outcome, ...] = ()
-    error: HypervouchError | None = None
-    try:
-        if plan.results:
-            session.fetch(
-                plan.results,
-                directory=plan.checkout,
-                target=target,
-                limit_bytes=limit_bytes,
-                deadline=deadline,
-            )
-        _adopt(plan.local_results, target, limit_bytes)
-    except CollectError as failure:
-        error = failure
+    fetch = _Fetch(session, plan.checkout, limit_bytes, deadline)
+    trouble = _attempt(lambda: _bring_results(fetch, plan, target))
     results = _files_below(target)
+    missing = _attempt(lambda: _bring_artifacts(fetch, plan, target))
     try:
-        _fetch_artifacts(session, plan, target, limit_bytes, deadline)
-    except CollectError as failure:
-        problems.append(str(failure))
-    try:
-        _redact_all(_files_below(target), secrets)
-        if plan.has_results:
-            outcomes = _read(results, target)
-            error = error or _emptiness(plan, results, outcomes)
-    except CollectError as failure:
-        error = error or failure
-    except OSError as failure:
-        raise _refused(target, failure) from failure
+        for path in _files_below(target) if any(secrets) else ():
+            _redact(path, secrets)
+        files = _write_manifest(attempt_dir, target)
+        # Read after the redaction: what a test says reaches comments and pages.
+        outcomes = _read(results, target) if plan.has_results and trouble is None else ()
+    except OSError as error:
+        raise _refused(attempt_dir, error) from error
+    if trouble:
+        raise trouble
     return Collected(
-        outcomes=outcomes,
-        files=_write_manifest(attempt_dir, target),
-        problems=tuple(problems),
-        error=error,
+        outcomes=outcomes, files=files, problems=() if missing is None else (str(missing),)
     )
 
 
-def _fetch_artifacts(
-    session: Session, plan: Plan, target: Path, limit_bytes: int, deadline: Deadline | None
-) -> None:
-    """Fetch what the results' globs have not brought yet."""
-    if not plan.artifacts:
-        return
+@dataclass(frozen=True)
+class _Fetch:
+    """Where files come from, and the bounds for getting them."""
+
+    session: Session
+    directory: str
+    limit_bytes: int
+    deadline: Deadline | None
+
+    def __call__(self, patterns: Sequence[str], target: Path) -> None:
+        if patterns:
+            self.session.fetch(
+                patterns,
+                directory=self.directory,
+                target=target,
+                limit_bytes=self.limit_bytes,
+                deadline=self.deadline,
+            )
+
+
+def _attempt(work: Callable[[], None]) -> CollectError | None:
+    """Do it, and hand back its error: the other half must be brought home first."""
+    try:
+        work()
+    except CollectError as error:
+        return error
+    return None
+
+
+def _bring_results(fetch: _Fetch, plan: Plan, target: Path) -> None:
+    fetch(plan.results, target)
+    intake = Intake(target, [path.name for path in plan.local_results], fetch.limit_bytes)
+    for path in plan.local_results:
+        if path.is_file():
+            with path.open("rb") as file:
+                intake.take(path.name, path.stat().st_size, file)
+    intake.finish()
+
+
+def _bring_artifacts(fetch: _Fetch, plan: Plan, target: Path) -> None:
+    """Fetch artifacts beside the results, which stay as they are where both globs match."""
     arrived = target.with_name(f".{target.name}.new")
     clear(arrived)
     try:
-        session.fetch(
-            plan.artifacts,
-            directory=plan.checkout,
-            target=arrived,
-            limit_bytes=limit_bytes,
-            deadline=deadline,
-        )
+        fetch(plan.artifacts, arrived)
     finally:
         for path in _files_below(arrived):
             goal = target / path.relative_to(arrived)
@@ -213,16 +229,6 @@ def _fetch_artifacts(
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 path.rename(goal)
         clear(arrived)
-
-
-def _adopt(paths: Sequence[Path], target: Path, limit_bytes: int) -> None:
-    """Copy result files that were written on the controller; a missing one shows later."""
-    intake = Intake(target, [path.name for path in paths], limit_bytes)
-    for path in paths:
-        if path.is_file():
-            with path.open("rb") as file:
-                intake.take(path.name, path.stat().st_size, file)
-    intake.finish()
 
 
 def _files_below(directory: Path) -> list[Path]:
@@ -238,30 +244,6 @@ def _read(results: Sequence[Path], target: Path) -> tuple[Outcome, ...]:
             raise CollectError(f"{name} is larger than {junit.MAX_FILE_BYTES} bytes")
         outcomes += junit.parse(path.read_bytes(), name, seen)
     return tuple(outcomes)
-
-
-def _emptiness(
-    plan: Plan, results: Sequence[Path], outcomes: Sequence[Outcome]
-) -> HarnessBroken | None:
-    if outcomes:
-        return None
-    wanted = ", ".join([*plan.results, *(path.name for path in plan.local_results)])
-    if results:
-        return HarnessBroken(
-            f"the result files ({wanted}) hold no test",
-            hint="see the log: the suite found nothing to run",
-        )
-    return HarnessBroken(
-        f"the suite ended without a result file: nothing matches {wanted}",
-        hint="see the log; check the job's results globs",
-    )
-
-
-def _redact_all(paths: Sequence[Path], secrets: Sequence[str]) -> None:
-    if not any(secrets):
-        return
-    for path in paths:
-        _redact(path, secrets)
 
 
 def _redact(path: Path, secrets: Sequence[str]) -> None:
@@ -280,18 +262,11 @@ def _redact(path: Path, secrets: Sequence[str]) -> None:
 
 
 def _write_manifest(attempt_dir: Path, target: Path) -> tuple[StoredFile, ...]:
-    try:
-        files = tuple(_stored(path, attempt_dir) for path in _files_below(target))
-        rows = [
-            {"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
-            for file in files
-        ]
-        draft = attempt_dir / f".{MANIFEST}.new"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump({"files": rows}, file, indent=1)
-        draft.replace(attempt_dir / MANIFEST)
-    except OSError as error:
-        raise _refused(attempt_dir, error) from error
+    files = tuple(_stored(path, attempt_dir) for path in _files_below(target))
+    draft = attempt_dir / f".{MANIFEST}.new"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump({"files": [asdict(entry) for entry in files]}, file, indent=1)
+    draft.replace(attempt_dir / MANIFEST)
     return files
 
 

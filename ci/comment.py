@@ -123,10 +123,13 @@ def _sounds_good(row: CommentRow) -> bool:
 
 
 def _set_aside(rows: Sequence[CommentRow], shown: Sequence[CommentRow]) -> list[str]:
-    names = [row.name for row in rows if row not in shown]
-    if any(FORBIDDEN_WHEN_SUCCEEDED.search(name) for name in names):
-        return [f"{len(names)} more jobs ran without a vote; see the page."]
-    return [f"Ran without a vote and did not pass, see the page: {', '.join(names)}"]
+    """One line for each row that is not shown; the link stays, our own marker may be in it."""
+    lines = []
+    for row in rows:
+        if row not in shown:
+            unlucky = FORBIDDEN_WHEN_SUCCEEDED.search(row.name)
+            lines.append(f"Did not pass, has no vote: {'' if unlucky else row.name + ' '}{row.url}")
+    return lines
 
 
 def _clean_notes(notes: Sequence[str]) -> list[str]:
@@ -164,7 +167,7 @@ def _failing_tests(row: CommentRow) -> list[str]:
 
 def _fitted(head: str, rows: Sequence[str], extras: Sequence[str]) -> str:
     """As many rows as fit, then as much of the rest as fits, line by line."""
-    room = MAX_BYTES - len(head.encode()) - 100  # for the lines that say what was cut
+    room = MAX_BYTES - len(head.encode()) - 500  # for the lines that say what was cut
     kept: list[str] = []
     for row in rows:
         room -= len(row.encode()) + 1

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from ci.clock import Clock
 from ci.errors import StorageError
@@ -84,6 +85,12 @@ class ConsoleLog:
         """
         with self._lock:
             self._note(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Write what was held back and let go of the file; repeatable."""

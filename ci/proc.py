@@ -152,6 +152,7 @@ def spawn(
 
 
 PIPE = subprocess.PIPE
+Process = subprocess.Popen[bytes]
 
 
 def kill_group(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:

@@ -189,7 +189,7 @@ def _absolute(kind: str, key: str, value: Any, base: Path) -> Any:
     if not is_path or not isinstance(value, str):
         return value
     try:
-        return str(base / Path(value).expanduser())
+        return os.path.normpath(base / Path(value).expanduser())
     except RuntimeError:
         # `~nobody` of an account that does not exist: the check of files shows it as written.
         return value

@@ -54,6 +54,7 @@ class Worker:
         checkouts: By connection, who merges.
         pool: Gives nodes.
         logs: Where live logs and artifacts go.
+        secrets: What may appear in none of them.
         on_verdict: Called when a review is owed.
         on_free: Called when a build ended.
     """
@@ -67,6 +68,7 @@ class Worker:
         checkouts: Mapping[str, Checkout],
         pool: NodePool,
         logs: LogStore,
+        secrets: Sequence[str],
         on_verdict: Callable[[], None],
         on_free: Callable[[], None],
     ) -> None:
@@ -76,6 +78,7 @@ class Worker:
         self._checkouts = checkouts
         self._pool = pool
         self._logs = logs
+        self._secrets = tuple(secrets)
         self._on_verdict = on_verdict
         self._on_free = on_free
         self._running: dict[str, CancelToken] = {}
@@ -155,7 +158,7 @@ class Worker:
         )
 
     def _begin(self, order: BuildOrder, kind: AttemptKind) -> str:
-        self._logs.check_free()
+        self._logs.require_room()
         with self._database.write() as tx:
             return attempts.begin(tx, order.build_id, kind, at=self._clock.now())
 
@@ -170,7 +173,7 @@ class Worker:
         if order.cancel_reason:
             cancel.cancel(BuildCanceled(order.cancel_reason))
         try:
-            with self._logs.open_console(order.build_id, attempt_id) as console:
+            with self._logs.open_console(order.build_id, attempt_id, self._secrets) as console:
                 return self._logged(order, kind, attempt_id, cancel, console)
         except HypervouchError as error:
             return _end_of(error)
@@ -220,6 +223,7 @@ class Worker:
             avoid=attempts.nodes_tried(done),
             tip=first.tip if first and kind is not AttemptKind.CHECK else None,
             note=note,
+            secrets=self._secrets,
             artifact_limit_bytes=self._layout().service.log_limit_mib * MIB,
         )
 

@@ -220,6 +220,11 @@ class NodePool:
         with self._freed:
             self._freed.notify_all()
 
+    def kill_machine(self, node: str) -> None:
+        """End a node's machine under whoever holds it: what a power cut would do."""
+        _, provider = self._owners[node]
+        provider.stop(node)
+
     def probe(self) -> None:
         """Try the machines of quarantined nodes; one that is fit again returns to work.
 

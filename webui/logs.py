@@ -82,8 +82,8 @@ class LogFiles:
         return self._file(build_id, attempt_id, "console.log")
 
     def artifact(self, build_id: str, attempt_id: str, path: str) -> Path | None:
-        """An artifact's file, or None: also for a path that would leave the attempt."""
-        return self._file(build_id, attempt_id, f"artifacts/{path}")
+        """An artifact's file, or None: also for a path that would leave the artifacts."""
+        return self._file(build_id, attempt_id, path, below="artifacts")
 
     def artifacts(self, build_id: str, attempt_id: str) -> tuple[Artifact, ...]:
         """What the manifest of an attempt names; a broken manifest names nothing."""
@@ -100,10 +100,10 @@ class LogFiles:
         found = (_artifact(item) for item in listed[:ARTIFACTS_SHOWN])
         return tuple(item for item in found if item is not None)
 
-    def _file(self, build_id: str, attempt_id: str, path: str) -> Path | None:
+    def _file(self, build_id: str, attempt_id: str, path: str, *, below: str = "") -> Path | None:
         if not (_ID.fullmatch(build_id) and _ID.fullmatch(attempt_id)) or "\0" in path:
             return None
-        folder = self._root / build_id / attempt_id
+        folder = self._root / build_id / attempt_id / below
         try:
             home, file = folder.resolve(), (folder / path).resolve()
             inside = home.is_relative_to(self._root.resolve()) and file.is_relative_to(home)

@@ -61,6 +61,9 @@ class WebServer:
                 f"cannot listen on {self._host}:{self._port}: {error.strerror}",
                 hint="stop what uses it, or set another address under service: listen",
             ) from error
+        # Connections inherit it; without, every answer waits 40 ms for a delayed acknowledgement,
+        # because asyncio sets it only on sockets made with an explicit protocol number.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = self._socket.getsockname()[1]
         self._thread.start()
         deadline = time.monotonic() + START_TIMEOUT_S

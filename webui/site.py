@@ -9,7 +9,12 @@ from starlette.requests import HTTPConnection
 
 from ci.clock import Clock, SystemClock
 from ci.store.database import Database
+from ci.store.reads import filter_choices
+from ci.store.reads.records import FilterChoices
 from webui.logs import LogFiles
+from webui.remember import Remembered
+
+CHOICES_TERM_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +25,7 @@ class Site:
         database: Read only.
         logs: The files that builds left.
         service_url: Where people find this site; ends in a slash.
+        choices: What the filter form offers; a few seconds old at most.
         notice: Banner on every page; empty for none.
         clock: For relative times.
         stopping: Set when the server goes down: live pages end.
@@ -28,6 +34,7 @@ class Site:
     database: Database
     logs: LogFiles
     service_url: str
+    choices: Remembered[FilterChoices]
     notice: str = ""
     clock: Clock = field(default_factory=SystemClock)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -42,12 +49,14 @@ def make_site(
     clock: Clock | None = None,
 ) -> Site:
     """A Site over a database and a log directory."""
+    clock = clock or SystemClock()
     return Site(
         database=database,
+        choices=Remembered(lambda: filter_choices(database), clock, term_s=CHOICES_TERM_S),
         logs=LogFiles(logs_dir),
         service_url=service_url if service_url.endswith("/") else service_url + "/",
         notice=notice,
-        clock=clock or SystemClock(),
+        clock=clock,
     )
 
 

@@ -128,7 +128,7 @@ def duration(seconds: float | None) -> str:
         return f"{hours}h {minutes:02d}m {rest_s:02d}s"
     if minutes:
         return f"{minutes}m {rest_s:02d}s"
-    return f"{max(0.0, seconds):.1f}s"
+    return f"{int(max(0.0, seconds) * 10) / 10:.1f}s"
 
 
 def between(start: datetime | None, end: datetime | None) -> float | None:

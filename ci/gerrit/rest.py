@@ -213,8 +213,17 @@ class GerritRest:
         return _list(self._get("changes/", parameters))
 
     def patchset_comments(self, project: str, number: int) -> list[Json]:
-        """What was said on patch sets as a whole, which messages only count."""
-        reply = _object(self._get(f"{_path(project, number)}/comments"))
+        """What was said on patch sets as a whole, which messages only count.
+
+        Nothing where the change has gone in the meantime: one that was deleted or made
+        private must not stop a catch-up over all others.
+        """
+        try:
+            reply = _object(self._get(f"{_path(project, number)}/comments"))
+        except RestError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return []
         return objects(reply, "/PATCHSET_LEVEL")
 
     def _get(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:

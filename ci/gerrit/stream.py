@@ -28,6 +28,7 @@ SETTLE_S = 0.3
 tests/integration/test_gerrit_stream.py, and covered by the overlap of catch-up besides."""
 LOOK_AROUND_S = 1.0
 STATUS_WAIT_S = 5.0
+ANSWER_TIMEOUT_S = 15.0
 JOIN_S = 2.0
 CHUNK_BYTES = 65_536
 MAX_WAITING_BYTES = 64 * 2**20
@@ -125,6 +126,18 @@ def _says_dropped(line: bytes) -> bool:
     return isinstance(value, dict) and value.get("type") == DROPPED
 
 
+def _prove_alive(transport: paramiko.Transport) -> None:
+    """Ask the server for something that it must answer.
+
+    A stream may be quiet for hours, and paramiko's keepalives want no reply: without this, a
+    server that hangs, or a firewall that forgot us, looks like a quiet night.
+
+    Raises:
+        SSHException: No answer in time.
+    """
+    transport.open_session(timeout=ANSWER_TIMEOUT_S).close()
+
+
 class _Watcher(gerritlib.gerrit.GerritWatcher):  # type: ignore[misc]
     """The reading thread: one connection, one subscription, then it ends.
 
@@ -212,15 +225,19 @@ class _Watcher(gerritlib.gerrit.GerritWatcher):  # type: ignore[misc]
         """Whole lines until the stream ends. A last one without its end is not handed over."""
         buffer = LineBuffer(MAX_LINE_BYTES)
         channel.settimeout(LOOK_AROUND_S)
+        quiet_s = 0.0
         while not self._ended.is_set():
             try:
                 data = channel.recv(CHUNK_BYTES)
             except TimeoutError:
-                if not channel.get_transport().is_active():
-                    return
+                quiet_s += LOOK_AROUND_S
+                if quiet_s >= self._settings.keepalive_s:
+                    _prove_alive(channel.get_transport())
+                    quiet_s = 0.0
                 continue
             if not data:
                 return
+            quiet_s = 0.0
             yield from buffer.feed(data)
 
     def _why(self, channel: paramiko.Channel) -> ReviewServerError:

@@ -6,7 +6,6 @@ import secrets
 import select
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import IO
 
 from ci import proc
 from ci.cancel import CancelToken, Deadline
-from ci.errors import NodeUnavailable
+from ci.errors import NodeUnavailable, RunTimeout
 from ci.model.node import Endpoint
 from ci.runners.archive import Intake, clear, gather
 from ci.runners.base import Sink
@@ -94,13 +93,16 @@ class LocalSession:
         output = process.stdout
         if output is None:
             raise NodeUnavailable("the command's output could not be opened")
-        try:
-            with output:
+        with output:
+            try:
                 status = _follow(process, output.fileno(), sink, deadline, cancel)
-        except BaseException:
-            self.kill()
-            process.wait()
-            raise
+            except BaseException as cause:
+                self.kill()
+                process.wait()
+                if isinstance(cause, RunTimeout) or cause is cancel.cause:
+                    # What it said while it was ended still belongs to the log.
+                    _drain(output.fileno(), sink)
+                raise
         # Popen tells death by signal N as -N; a shell as 128 + N.
         return status if status >= 0 else 128 - status
 
@@ -141,9 +143,7 @@ class LocalSession:
     def close(self) -> None:
         """Nothing is held; repeatable."""
 
-    def _start(
-        self, command: str, directory: Path, env: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, command: str, directory: Path, env: Mapping[str, str]) -> proc.Process:
         exports(env)
         clean = {name: os.environ[name] for name in _KEPT if name in os.environ}
         clean |= {"HOME": self._workdir, "PYTHONSAFEPATH": "1", **env, MARK: self._token}
@@ -201,7 +201,7 @@ def _is_file(stream: IO[bytes]) -> bool:
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
+    process: proc.Process,
     handle: int,
     sink: Sink,
     deadline: Deadline,

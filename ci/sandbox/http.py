@@ -8,7 +8,9 @@ import gzip
 import json
 import logging
 import os
+import re
 import socket
+import socketserver
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,6 +81,11 @@ class _Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
 
+    def server_bind(self) -> None:
+        """Bind without asking the resolver for our own name, which may take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = HOST, self.server_address[1]
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._open.add(request)
@@ -147,14 +154,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chunks(self) -> bytes:
         parts: list[bytes] = []
-        while size := int(self.rfile.readline(32).split(b";")[0] or b"0", 16):
-            if sum(map(len, parts)) + size > MAX_BODY_BYTES:
+        room = MAX_BODY_BYTES
+        while size := self._chunk_size():
+            room -= size
+            if room < 0:
                 self.close_connection = True
                 raise Refused(TOO_LARGE, "Request body too large")
             parts.append(self.rfile.read(size))
             self.rfile.readline(32)
         self.rfile.readline(32)
         return b"".join(parts)
+
+    def _chunk_size(self) -> int:
+        digits = self.rfile.readline(32).split(b";")[0].strip()
+        if re.fullmatch(rb"[0-9A-Fa-f]{1,8}", digits) is None:
+            self.close_connection = True
+            raise Refused(BAD_REQUEST, "Invalid chunk in request")
+        return int(digits, 16)
 
     def _unzipped(self, body: bytes) -> bytes:
         if self.headers.get("Content-Encoding") != "gzip":

@@ -102,16 +102,20 @@ class Repositories:
             "uploadpack.allowReachableSHA1InWant": "true",
         }.items():
             self.git(project, "config", name, value)
-        hook = path / "hooks" / "proc-receive"
+        self.install_hook(project)
+        tree = self.git(project, "hash-object", "-t", "tree", "-w", "/dev/null")
+        first = self.git(project, "commit-tree", tree, "-m", "Initial empty repository")
+        self.set_ref(project, "refs/heads/master", first)
+        return first
+
+    def install_hook(self, project: str) -> None:
+        """Let pushes reach us, with the interpreter that runs now; repeatable."""
+        hook = self.path(project) / "hooks" / "proc-receive"
         hook.parent.mkdir(exist_ok=True)
         # -I -S: the hook needs the standard library only, and should start fast.
         command = shlex.join([sys.executable, "-I", "-S", str(Path(git_hook.__file__).resolve())])
         hook.write_text(f"#!/bin/sh\nexec {command}\n")
         hook.chmod(0o755)
-        tree = self.git(project, "hash-object", "-t", "tree", "-w", "/dev/null")
-        first = self.git(project, "commit-tree", tree, "-m", "Initial empty repository")
-        self.set_ref(project, "refs/heads/master", first)
-        return first
 
     def git(self, project: str, *arguments: str) -> str:
         """Run git in a repository; returns its output without the last line end."""
@@ -176,7 +180,7 @@ class Repositories:
         shown = self.git(
             project, "diff-tree", "-r", "-z", "--no-renames", "--raw", "--numstat", *sides
         )
-        return _parse_files(shown.split("\0"))
+        return parse_files(shown.split("\0"))
 
     def kind(self, project: str, old: Commit, new: Commit) -> str:
         """Gerrit's word for how a patch set differs from the one before."""
@@ -220,7 +224,7 @@ def project_name(asked: str) -> str:
     return asked.strip("/").removesuffix(".git")
 
 
-def _parse_files(fields: list[str]) -> list[FileChange]:
+def parse_files(fields: list[str]) -> list[FileChange]:
     """Raw rows (`:modes ids S`, path) first, then rows of counts (`1 TAB 2 TAB path`)."""
     statuses: dict[str, str] = {}
     found: list[FileChange] = []

@@ -68,6 +68,8 @@ class Sandbox:
         if self._running is not None:
             return
         store, repositories = self.store, self._repositories
+        for project in store.projects():
+            repositories.install_hook(project)
         http = self._on_port("http_port", lambda port: HttpServer(store, repositories, port))
         url = f"http://{HOST}:{http.port}"
         shapes = Shapes(store, url)

@@ -21,7 +21,9 @@ from ci.sandbox.store import Store
 
 HOST = "127.0.0.1"
 HANDSHAKE_S = 30.0
-_log = logging.getLogger(__name__)
+# The library tells with a traceback of every client that hangs up early.
+_QUIET = "ci.sandbox.ssh.transport"
+logging.getLogger(_QUIET).setLevel(logging.CRITICAL)
 
 
 class Session:
@@ -218,6 +220,7 @@ class SshServer:
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = _Transport(connection)
+        transport.set_log_channel(_QUIET)
         transport.local_version = "SSH-2.0-HypervouchSandbox"
         transport.add_server_key(self._host_key)
         with self._lock:

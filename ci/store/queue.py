@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -50,16 +51,13 @@ def queued(tx: sa.Connection, *, limit: int = 200) -> list[QueuedBuild]:
 def rooms(tx: sa.Connection) -> dict[str, LabelRoom]:
     """What every node label has, by label."""
     node, build = schema.node, schema.build
-    running = dict(
-        tx.execute(
-            sa.select(build.c.node_label, sa.func.count())
-            .where(build.c.state == "running")
-            .group_by(build.c.node_label)
-        )
-        .tuples()
-        .all()
+    counts = tx.execute(
+        sa.select(build.c.node_label, sa.func.count().label("count"))
+        .where(build.c.state == "running")
+        .group_by(build.c.node_label)
     )
-    found: dict[str, list[sa.Row[tuple[str, str, str, str]]]] = {}
+    running: dict[str, int] = {row.node_label: row[1] for row in counts}
+    found: dict[str, list[Any]] = {}
     for row in tx.execute(
         sa.select(node.c.label, node.c.name, node.c.state, node.c.reason).where(
             node.c.state != "Retired"

@@ -146,7 +146,8 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
 def _build(work: Path, store: Path, recipe: Recipe, say: Progress) -> None:
     """Fill `work` with a complete image."""
     say("fetching about 85 MB of Debian packages")
-    packages = PackageSource(store).fetch(recipe.packages)
+    with locked(store / ".lock"):
+        packages = PackageSource(store).fetch(recipe.packages)
     say(f"unpacking {len(packages)} packages")
     root = work / "root"
     tree.unpack(packages, root)

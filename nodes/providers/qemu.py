@@ -14,8 +14,8 @@ import shutil
 import time
 from base64 import b64encode
 from pathlib import Path
+from typing import ClassVar
 
-import paramiko
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,8 +27,10 @@ from nodes.images import keys, machine
 from nodes.images.build import Image, Progress, image
 from nodes.images.machine import Machine, Shape
 from nodes.images.ready import Ready, create_overlay, memory_backend, ready
+from nodes.login import log_in, wait_for_banner
 
 HOST = "127.0.0.1"
+LOGIN_S = 15.0
 _log = structlog.get_logger(__name__)
 
 
@@ -69,6 +71,8 @@ class QemuOptions(BaseModel):
 class QemuProvider:
     """Boots and throws away QEMU guests; see `nodes.providers.base` for the contract."""
 
+    Options: ClassVar[type[BaseModel]] = QemuOptions
+
     def __init__(
         self, options: QemuOptions, state_dir: Path, progress: Progress | None = None
     ) -> None:
@@ -80,7 +84,7 @@ class QemuProvider:
             progress: Told what `prepare` is doing when it has to build the image.
         """
         self._options = options
-        self._state = state_dir / options.name
+        self._state = state_dir.absolute()
         self._progress = progress
         self._shape = Shape(
             memory_mib=options.memory_mib, cpus=options.cpus, internet=options.internet
@@ -186,7 +190,7 @@ class QemuProvider:
             grade=Grade.NESTED,
             facts={**base.facts, "boot": "restored" if snapshot else "cold"},
         )
-        _log_in(endpoint, deadline)
+        _await_login(endpoint, deadline)
         return endpoint
 
     def _end(self, node: str) -> None:
@@ -216,29 +220,15 @@ def personalise(fresh: keys.HandOutKeys, now: float) -> bytes:
     return b" ".join([b"go", b"%d" % round(now), *map(b64encode, parts), b"end"])
 
 
-def _log_in(endpoint: Endpoint, deadline: float) -> None:
+def _await_login(endpoint: Endpoint, deadline: float) -> None:
     """Prove that the node lets us in and is the one whose host key we chose.
 
     Raises:
         NodeUnavailable: It refused us, showed another key, or did not answer in time.
     """
-    why: Exception | str = "no time was left"
-    for _ in proc.wait_until(deadline, every_s=0.1):
-        try:
-            with paramiko.SSHClient() as client:
-                client.load_host_keys(str(endpoint.known_hosts))
-                client.connect(
-                    endpoint.host,
-                    port=endpoint.port,
-                    username=endpoint.user,
-                    key_filename=str(endpoint.key_file),
-                    allow_agent=False,
-                    look_for_keys=False,
-                    timeout=10,
-                    banner_timeout=10,
-                    auth_timeout=10,
-                )
-                return
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            why = error
-    raise NodeUnavailable(f"the node booted but does not let us log in: {why}", retryable=True)
+    # The guest says `up` a moment before its server listens.
+    for _ in proc.wait_until(deadline, every_s=0.02):
+        if wait_for_banner(endpoint, LOGIN_S):
+            log_in(endpoint, LOGIN_S).close()
+            return
+    raise NodeUnavailable("the node booted but its SSH server does not answer", retryable=True)

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event stream, catch-up and the reporter against a real Gerrit."""
+"""The event stream, catch-up and the reporter against a real Gerrit and the sandbox."""
 
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ci.errors import HypervouchError, ReviewServerError
@@ -28,21 +30,30 @@ from ci.reporters.gerrit import GerritReporter
 from tests.kit.pusher import PushedChange, Pusher
 from tests.kit.real_gerrit import RealGerrit
 from tests.kit.review_server import ReviewServer
+from tests.kit.sandbox_host import SandboxHost
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 PATIENCE_S = 30.0
+Host = RealGerrit | SandboxHost
 
 
-def settings(server: ReviewServer, **changed: Any) -> Connection:
+@pytest.fixture(params=["sandbox_host", pytest.param("real_gerrit", marks=pytest.mark.integration)])
+def host(request: pytest.FixtureRequest) -> Host:
+    """Both servers: what holds on one must hold on the other."""
+    server: Host = request.getfixturevalue(request.param)
+    return server
+
+
+def settings(account: ReviewServer, **changed: Any) -> Connection:
     values: dict[str, Any] = {
         "name": "review",
-        "server": server.host,
-        "port": server.ssh_port,
-        "user": server.user,
-        "key_file": server.key_file,
-        "known_hosts": server.known_hosts,
-        "url": server.url,
+        "server": account.host,
+        "port": account.ssh_port,
+        "user": account.user,
+        "key_file": account.key_file,
+        "known_hosts": account.known_hosts,
+        "url": account.url,
         "password": SecretRef(from_env="NOWHERE"),
     }
     return Connection(**(values | changed))
@@ -112,15 +123,15 @@ def until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S) ->
 
 
 @pytest.fixture
-def project(real_gerrit: RealGerrit, request: pytest.FixtureRequest) -> str:
+def project(host: Host, request: pytest.FixtureRequest) -> str:
     name = f"hv/{request.node.originalname}"
-    real_gerrit.create_project(name)
+    host.create_project(name)
     return name
 
 
 @pytest.fixture
-def pusher(real_gerrit: RealGerrit, project: str, tmp_path: Path) -> Pusher:
-    return Pusher(real_gerrit.admin, project, tmp_path / "clone")
+def pusher(host: Host, project: str, tmp_path: Path) -> Pusher:
+    return Pusher(host.admin, project, tmp_path / "clone")
 
 
 def new_change(pusher: Pusher, name: str = "a") -> PushedChange:
@@ -128,10 +139,10 @@ def new_change(pusher: Pusher, name: str = "a") -> PushedChange:
 
 
 def test_a_burst_reaches_a_slow_handler_whole_and_in_order(
-    real_gerrit: RealGerrit, project: str, pusher: Pusher
+    host: Host, project: str, pusher: Pusher
 ) -> None:
     change = new_change(pusher)
-    with listening(settings(real_gerrit.ci), work=lambda _: time.sleep(0.2)) as heard:
+    with listening(settings(host.ci), work=lambda _: time.sleep(0.2)) as heard:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda n: pusher.comment(change, f"number {n}"), range(30)))
         until(lambda: len(heard.events(project)) == 30)
@@ -141,28 +152,28 @@ def test_a_burst_reaches_a_slow_handler_whole_and_in_order(
 
 
 def test_what_happens_during_catch_up_waits_for_its_end(
-    real_gerrit: RealGerrit, project: str, pusher: Pusher
+    host: Host, project: str, pusher: Pusher
 ) -> None:
     change = new_change(pusher)
     with listening(
-        settings(real_gerrit.ci), on_connected=lambda: pusher.comment(change, "meanwhile")
+        settings(host.ci), on_connected=lambda: pusher.comment(change, "meanwhile")
     ) as heard:
         until(lambda: heard.events(project))
     assert heard.connected == [0]
     assert heard.events(project)[0].texts == ("meanwhile",)
 
 
-def test_only_wanted_types_are_sent(real_gerrit: RealGerrit, project: str, pusher: Pusher) -> None:
-    with listening(settings(real_gerrit.ci)) as heard:
+def test_only_wanted_types_are_sent(host: Host, project: str, pusher: Pusher) -> None:
+    with listening(settings(host.ci)) as heard:
         change = new_change(pusher)
-        pusher.server.rest("PUT", f"/changes/{change.id}/topic", {"topic": "xen"})
+        pusher.push_branch({"other.txt": "told as ref-updated, to those who ask"})
         pusher.comment(change, "last")
         until(lambda: len(heard.events(project)) == 2)
     assert not [one for one in heard.lines if isinstance(parse_line(one, "review"), Ignored)]
 
 
-def test_stop_is_prompt_and_repeatable(real_gerrit: RealGerrit) -> None:
-    with listening(settings(real_gerrit.ci)) as heard:
+def test_stop_is_prompt_and_repeatable(host: Host) -> None:
+    with listening(settings(host.ci)) as heard:
         assert heard.thread is not None
         began = time.monotonic()
         heard.stream.stop()
@@ -172,52 +183,103 @@ def test_stop_is_prompt_and_repeatable(real_gerrit: RealGerrit) -> None:
     assert heard.error is None
 
 
-def test_what_the_handler_raises_ends_the_stream(
-    real_gerrit: RealGerrit, project: str, pusher: Pusher
-) -> None:
+def test_what_the_handler_raises_ends_the_stream(host: Host, project: str, pusher: Pusher) -> None:
     def full(_: bytes) -> None:
         raise HypervouchError("disk full")
 
-    with listening(settings(real_gerrit.ci), work=full) as heard:
+    with listening(settings(host.ci), work=full) as heard:
         new_change(pusher)
         until(lambda: heard.error)
     assert str(heard.error) == "disk full"
 
 
+class Frozen:
+    """A way to a server which at some point carries nothing more, and says nothing either."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.frozen = threading.Event()
+        self._sockets: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            here, _ = self._listener.accept()
+            there = socket.create_connection(("127.0.0.1", self._target))
+            self._sockets += [here, there]
+            for one, other in ((here, there), (there, here)):
+                threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65_536):
+                if not self.frozen.is_set():
+                    other.sendall(data)
+
+    def close(self) -> None:
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+def test_a_half_open_connection_is_noticed(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci.gerrit.stream.ANSWER_TIMEOUT_S", 1.0)
+    way = Frozen(host.ci.ssh_port)
+    pins = tmp_path / "known_hosts"
+    text = host.ci.known_hosts.read_text()
+    pins.write_text(text.replace(f":{host.ci.ssh_port}", f":{way.port}"))
+    try:
+        connection = settings(host.ci, port=way.port, known_hosts=pins, keepalive_s=1)
+        with listening(connection) as heard:
+            time.sleep(3)
+            assert [heard.error] == [None]
+            way.frozen.set()
+            until(lambda: heard.error, patience_s=10)
+    finally:
+        way.close()
+    assert isinstance(heard.error, ReviewServerError)
+    assert heard.error.retryable
+
+
 class TestAccess:
     """Each way of not getting in names its fix."""
 
-    def test_unknown_host_key(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+    def test_unknown_host_key(self, host: Host, tmp_path: Path) -> None:
         pins = tmp_path / "known hosts"
-        connection = settings(real_gerrit.ci, known_hosts=pins)
+        connection = settings(host.ci, known_hosts=pins)
         with pytest.raises(AccessError) as caught:
             PinnedConnection(connection).connect()
-        command = f"ssh-keyscan -p {real_gerrit.ssh_port} 127.0.0.1 >> '{pins}'"
+        command = f"ssh-keyscan -p {host.ci.ssh_port} 127.0.0.1 >> '{pins}'"
         assert command in caught.value.hint
         assert "SHA256:" in caught.value.message
         done = subprocess.run(command, shell=True, capture_output=True, check=True)  # noqa: S602
         assert done.returncode == 0
         PinnedConnection(connection).connect().close()
 
-    def test_changed_host_key(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+    def test_changed_host_key(self, host: Host, tmp_path: Path) -> None:
         pins = tmp_path / "known_hosts"
-        host = f"[127.0.0.1]:{real_gerrit.ssh_port}"
-        other = Path(f"{real_gerrit.ci_key}.pub").read_text().split()[:2]
-        pins.write_text(f"{host} {' '.join(other)}\n")
+        name = f"[127.0.0.1]:{host.ci.ssh_port}"
+        other = Path(f"{host.ci.key_file}.pub").read_text().split()[:2]
+        pins.write_text(f"{name} {' '.join(other)}\n")
         with pytest.raises(AccessError, match="has changed") as caught:
-            PinnedConnection(settings(real_gerrit.ci, known_hosts=pins)).connect()
-        assert f"ssh-keygen -R '{host}'" in caught.value.hint
+            PinnedConnection(settings(host.ci, known_hosts=pins)).connect()
+        assert f"ssh-keygen -R '{name}'" in caught.value.hint
 
-    def test_unreadable_known_hosts(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+    def test_unreadable_known_hosts(self, host: Host, tmp_path: Path) -> None:
         with pytest.raises(AccessError, match="known_hosts file"):
-            PinnedConnection(settings(real_gerrit.ci, known_hosts=tmp_path)).connect()
+            PinnedConnection(settings(host.ci, known_hosts=tmp_path)).connect()
 
-    def test_key_of_another_account(self, real_gerrit: RealGerrit) -> None:
-        connection = settings(real_gerrit.ci, key_file=real_gerrit.admin_key)
+    def test_key_of_another_account(self, host: Host) -> None:
+        connection = settings(host.ci, key_file=host.admin.key_file)
         with pytest.raises(AccessError) as caught:
             PinnedConnection(connection).connect()
-        assert real_gerrit.ci_user in caught.value.message
-        assert f"{real_gerrit.admin_key}.pub" in caught.value.hint
+        assert host.ci.user in caught.value.message
+        assert f"{host.admin.key_file}.pub" in caught.value.hint
 
     @pytest.mark.parametrize(
         ("options", "complaint"),
@@ -229,60 +291,66 @@ class TestAccess:
         ids=["pkcs8", "openssh-passphrase", "pem-passphrase"],
     )
     def test_unusable_key_file(
-        self, real_gerrit: RealGerrit, tmp_path: Path, options: list[str], complaint: str
+        self, host: Host, tmp_path: Path, options: list[str], complaint: str
     ) -> None:
         key = tmp_path / "key"
         subprocess.run(["ssh-keygen", "-q", *options, "-f", key], check=True)
         with pytest.raises(AccessError, match=complaint):
-            PinnedConnection(settings(real_gerrit.ci, key_file=key)).connect()
+            PinnedConnection(settings(host.ci, key_file=key)).connect()
 
-    def test_a_key_file_cut_short(self, real_gerrit: RealGerrit, tmp_path: Path) -> None:
+    def test_a_key_file_cut_short(self, host: Host, tmp_path: Path) -> None:
         key = tmp_path / "key"
-        key.write_text("\n".join(real_gerrit.ci_key.read_text().splitlines()[:3]))
+        key.write_text("\n".join(host.ci.key_file.read_text().splitlines()[:3]))
         with pytest.raises(AccessError, match="not a private key"):
-            PinnedConnection(settings(real_gerrit.ci, key_file=key)).connect()
+            PinnedConnection(settings(host.ci, key_file=key)).connect()
 
-    def test_no_stream_events_capability(self, real_gerrit: RealGerrit) -> None:
-        account = real_gerrit.create_account("deaf-ci", "Deaf CI", stream_events=False, vote=True)
+    def test_no_stream_events_capability(self, host: Host) -> None:
+        account = host.create_account("deaf-ci", "Deaf CI", stream_events=False, vote=True)
         stream = EventStream(settings(account), lambda _: None, lambda: None)
         with pytest.raises(AccessError, match="deaf-ci may not read") as caught:
             stream.run_once()
         assert "Stream Events" in caught.value.hint
         assert not caught.value.retryable
 
-    def test_nobody_listens(self, real_gerrit: RealGerrit) -> None:
-        stream = EventStream(settings(real_gerrit.ci, port=1), lambda _: None, lambda: None)
+    def test_nobody_listens(self, host: Host) -> None:
+        stream = EventStream(settings(host.ci, port=1), lambda _: None, lambda: None)
         with pytest.raises(ReviewServerError, match="cannot be reached") as caught:
             stream.run_once()
         assert caught.value.retryable
 
-    def test_not_an_ssh_server(self, real_gerrit: RealGerrit) -> None:
-        connection = settings(real_gerrit.ci, port=real_gerrit.http_port)
+    def test_not_an_ssh_server(self, host: Host) -> None:
+        connection = settings(host.ci, port=httpx.URL(host.ci.url).port)
         with pytest.raises(ReviewServerError) as caught:
             PinnedConnection(connection).connect()
         assert caught.value.retryable
 
-    def test_no_such_host(self, real_gerrit: RealGerrit) -> None:
-        connection = settings(real_gerrit.ci, server="no-such-host.invalid")
+    def test_no_such_host(self, host: Host) -> None:
+        connection = settings(host.ci, server="no-such-host.invalid")
         with pytest.raises(ReviewServerError, match="cannot be resolved") as caught:
             PinnedConnection(connection).connect()
         assert caught.value.retryable
 
-    def test_wrong_http_password(self, real_gerrit: RealGerrit) -> None:
+    def test_wrong_http_password(self, host: Host) -> None:
         with (
-            GerritRest(settings(real_gerrit.ci), "wrong") as rest,
+            GerritRest(settings(host.ci), "wrong") as rest,
             pytest.raises(ReviewServerError, match="401") as caught,
         ):
             rest.account_self()
         assert "new HTTP password" in caught.value.hint
 
 
-def stir(pusher: Pusher) -> None:
-    """Everything that both the stream and a query can tell, on two changes."""
+def stir(pusher: Pusher, *, whole_patchset: bool) -> int:
+    """Everything that both the stream and a query can tell; returns how many events that is.
+
+    Args:
+        pusher: Does it, on two changes.
+        whole_patchset: With a text on a patch set as a whole, which the sandbox has not.
+    """
     first, second = new_change(pusher, "one"), new_change(pusher, "two")
     pusher.comment(first, "recheck xen\n\nbecause of  blanks\r\nand lines")
-    whole = {"comments": {"/PATCHSET_LEVEL": [{"message": "recheck"}]}}
-    pusher.review(first, "", extra=whole)
+    if whole_patchset:
+        whole = {"comments": {"/PATCHSET_LEVEL": [{"message": "recheck"}]}}
+        pusher.review(first, "", extra=whole)
     inline = {"comments": {"one.txt": [{"line": 1, "message": "why?"}]}}
     pusher.review(first, "", extra=inline)
     pusher.review(first, "fine", labels={"Code-Review": 1})
@@ -291,6 +359,7 @@ def stir(pusher: Pusher) -> None:
     pusher.abandon(second, "not now")
     pusher.restore(second)
     pusher.review(second, "", labels={"Code-Review": -1})
+    return 11 if whole_patchset else 10
 
 
 def newest_uploads(events: list[Event]) -> list[Event]:
@@ -305,12 +374,12 @@ def newest_uploads(events: list[Event]) -> list[Event]:
 
 
 def test_catch_up_tells_the_same_facts_as_the_stream(
-    real_gerrit: RealGerrit, project: str, pusher: Pusher
+    host: Host, project: str, pusher: Pusher
 ) -> None:
-    with listening(settings(real_gerrit.ci)) as heard, rest_of(real_gerrit.ci) as rest:
+    with listening(settings(host.ci)) as heard, rest_of(host.ci) as rest:
         since = rest.server_time()
-        stir(pusher)
-        until(lambda: len(heard.events(project)) == 11)
+        count = stir(pusher, whole_patchset=isinstance(host, RealGerrit))
+        until(lambda: len(heard.events(project)) == count)
         found = list(missed(rest, "review", since, [project], overlap_s=0))
     told = newest_uploads(heard.events(project))
     left = list(found)
@@ -326,9 +395,9 @@ def test_catch_up_tells_the_same_facts_as_the_stream(
 
 
 def test_catch_up_finds_what_was_pushed_while_nobody_listened(
-    real_gerrit: RealGerrit, project: str, pusher: Pusher
+    host: Host, project: str, pusher: Pusher
 ) -> None:
-    with rest_of(real_gerrit.ci) as rest:
+    with rest_of(host.ci) as rest:
         since = rest.server_time()
         changes = [new_change(pusher, f"c{n}") for n in range(5)]
         merged = new_change(pusher, "merged")
@@ -345,22 +414,26 @@ def test_catch_up_finds_what_was_pushed_while_nobody_listened(
 
 
 def test_many_pages_are_read(
-    real_gerrit: RealGerrit,
+    host: Host,
     project: str,
     pusher: Pusher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ci.gerrit.catchup.PAGE", 2)
-    with rest_of(real_gerrit.ci) as rest:
+    with rest_of(host.ci) as rest:
         since = rest.server_time()
         numbers = [new_change(pusher, f"p{n}").number for n in range(5)]
         found = list(missed(rest, "review", since, [project]))
     assert [event.change.number for event in found] == numbers
 
 
+@pytest.mark.integration
 def test_gerrit_killed_in_mid_stream_is_noticed_and_caught_up(
-    real_gerrit: RealGerrit, project: str, pusher: Pusher
+    real_gerrit: RealGerrit, tmp_path: Path
 ) -> None:
+    project = "hv/killed"
+    real_gerrit.create_project(project)
+    pusher = Pusher(real_gerrit.admin, project, tmp_path / "clone")
     new_change(pusher, "before")
     with listening(settings(real_gerrit.ci)) as heard, rest_of(real_gerrit.ci) as rest:
         since = rest.server_time()
@@ -404,11 +477,9 @@ class TestReporter:
         }
         return Review(**(values | changed))
 
-    def test_votes_once_and_not_on_an_old_patch_set(
-        self, real_gerrit: RealGerrit, pusher: Pusher
-    ) -> None:
+    def test_votes_once_and_not_on_an_old_patch_set(self, host: Host, pusher: Pusher) -> None:
         change = new_change(pusher)
-        ci = real_gerrit.ci
+        ci = host.ci
         with rest_of(ci) as rest:
             reporter = GerritReporter(rest, ci.user)
             outcomes = [reporter.deliver(self.review(change))[0] for _ in range(2)]
@@ -420,10 +491,10 @@ class TestReporter:
             assert reporter.deliver(late)[0] is Delivery.STALE
 
     def test_a_range_too_small_and_a_label_unknown_are_told(
-        self, real_gerrit: RealGerrit, pusher: Pusher
+        self, host: Host, pusher: Pusher
     ) -> None:
         change = new_change(pusher)
-        ci = real_gerrit.ci
+        ci = host.ci
         with rest_of(ci) as rest:
             reporter = GerritReporter(rest, ci.user)
             outcome, sentence = reporter.deliver(self.review(change, value=2))
@@ -434,11 +505,9 @@ class TestReporter:
             assert outcome is Delivery.REFUSED
             assert "no label Nope" in sentence
 
-    def test_without_the_label_right_the_comment_arrives(
-        self, real_gerrit: RealGerrit, pusher: Pusher
-    ) -> None:
+    def test_without_the_label_right_the_comment_arrives(self, host: Host, pusher: Pusher) -> None:
         change = new_change(pusher)
-        account = real_gerrit.create_account("mute-ci", "Mute CI", stream_events=True, vote=False)
+        account = host.create_account("mute-ci", "Mute CI", stream_events=True, vote=False)
         with rest_of(account) as rest:
             outcome, sentence = GerritReporter(rest, account.user).deliver(self.review(change))
         assert outcome is Delivery.REFUSED

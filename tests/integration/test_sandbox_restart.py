@@ -20,6 +20,7 @@ from tests.kit.sandbox_host import ADMIN_USER, PASSWORD, SandboxHost
 from tests.kit.ssh_client import EventTap, query
 
 PROJECT = "acme/virt"
+REFUSALS = {b"HTTP/1.1 400", b"HTTP/1.1 401", b"HTTP/1.1 413"}
 SERVE = """
 import sys, threading
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_a_name_that_is_no_project_is_refused(host: SandboxHost):
             host.create_project(name)
 
 
+def test_a_body_in_chunks_is_put_together(host: SandboxHost, tmp_path: Path):
+    host.create_project(PROJECT)
+    host.start()
+    try:
+        author = Pusher(host.admin, PROJECT, tmp_path / "author")
+        change = author.push_change("Fix", {"a": "1\n"})
+        reply = httpx.post(
+            f"{host.admin.url}/a/changes/{change.id}/revisions/1/review",
+            content=iter([b'{"message": "in', b" two ", b'parts"}']),
+            headers={"Content-Type": "application/json"},
+            auth=host.admin.auth,
+        )
+        assert reply.status_code == 200
+        assert author.messages(change)[-1]["message"] == "Patch Set 1:\n\nin two parts"
+    finally:
+        host.stop()
+
+
 def test_an_unbalanced_quote_in_a_query_is_forgiven(host: SandboxHost):
     host.start()
     try:
@@ -158,11 +177,13 @@ def test_a_silent_client_and_a_rude_one_do_no_harm(host: SandboxHost):
         for request in (
             b"POST /changes/ HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
             b"POST /changes/ HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+            b"POST /changes/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"POST /changes/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFF\r\n",
             b"GET /a/changes/ HTTP/1.1\r\nAuthorization: Basic ####\r\nConnection: close\r\n\r\n",
         ):
             with socket.create_connection(address, timeout=10) as rude:
                 rude.sendall(request)
-                assert rude.recv(12) in {b"HTTP/1.1 413", b"HTTP/1.1 401"}
+                assert rude.recv(12) in REFUSALS
         with _connected(host) as client:
             _, out, _ = client.exec_command("gerrit version")
             assert out.read().startswith(b"gerrit version 3.")

@@ -133,7 +133,8 @@ class Rows:
             "started_at": None,
             "finished_at": None,
         }
-        self.insert(schema.build, values | other)
+        values |= other
+        self.insert(schema.build, values)
         return str(values["id"])
 
     def attempt(
@@ -163,7 +164,8 @@ class Rows:
             "suite_started_at": began + timedelta(seconds=took_s * 0.3),
             "finished_at": began + timedelta(seconds=took_s),
         }
-        self.insert(schema.attempt, values | other)
+        values |= other
+        self.insert(schema.attempt, values)
         return str(values["id"])
 
     def outcomes(self, attempt_id: str, outcomes: Iterable[Outcome]) -> None:

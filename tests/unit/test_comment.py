@@ -101,16 +101,17 @@ def test_succeeded_holds_no_word_of_failure_wherever_it_comes_from() -> None:
     assert not FORBIDDEN_WHEN_SUCCEEDED.search(text)
     assert problems(text) == ()
     assert "FAILURE" not in text
-    assert "Ran without a vote and did not pass, see the page: other" in text
+    assert "\nDid not pass, has no vote: other https://ci.example.org/builds/other/\n" in text
     assert "test_pause is flaky" in text
     assert "More notes are on the page." in text
     assert URL in text.splitlines()[1]
 
 
-def test_a_non_voting_job_with_an_unlucky_name_is_only_counted() -> None:
-    text = written(row(), row("abort-test", Result.FAILURE, voting=False))
-    assert "abort" not in text
-    assert "1 more jobs ran without a vote" in text
+def test_a_non_voting_job_with_an_unlucky_name_is_named_by_its_link_alone() -> None:
+    unlucky = row("abort-test", Result.FAILURE, voting=False, url="https://ci.example.org/b/2/")
+    text = written(row(), unlucky)
+    assert text.endswith("\nDid not pass, has no vote: https://ci.example.org/b/2/")
+    assert problems(text) == ()
 
 
 def test_rows_are_kept_before_prose() -> None:

@@ -197,6 +197,13 @@ def test_json_of_the_wrong_shape_is_an_error(value: object) -> None:
         rest.detail("a/b", 7)
 
 
+def test_comments_of_a_change_that_has_gone_are_none_and_other_errors_are_errors() -> None:
+    rest, _ = answering(httpx.Response(404, text="Not found"), httpx.Response(503))
+    assert rest.patchset_comments("a/b", 7) == []
+    with pytest.raises(RestError):
+        rest.patchset_comments("a/b", 7)
+
+
 def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest_module, "REPLY_LIMIT_BYTES", 1000)
     rest, _ = answering(httpx.Response(200, text="x" * 2000))

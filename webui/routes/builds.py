@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from ci.model.result import Result
-from ci.store.reads import builds_page, filter_choices, parse_cursor
+from ci.store.reads import builds_page, parse_cursor
 from ci.store.reads.builds import Cursor
 from ci.store.reads.records import BuildFilter, BuildsPage
 from webui.pages import Loaded, Page
@@ -61,7 +61,7 @@ def _load(request: Request, site: Site) -> Loaded:
     if limit != DEFAULT_LIMIT:
         kept["limit"] = limit
     more = {
-        "choices": lambda: filter_choices(site.database),
+        "choices": site.choices.get(),
         "results": tuple(Result),
         "states": STATES,
         "older": "?" + urlencode(kept | {"after": page.next}) if page.next else "",

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preflight: is a node fit to be handed out? Asked by testinfra, in one round trip.
+
+The questions go out as one command: under emulation each one costs as much as all of them.
+They use only what busybox has too.
+"""
+
+import functools
+import time
+from dataclasses import dataclass
+
+import paramiko
+from testinfra.backend.local import LocalBackend
+from testinfra.backend.paramiko import ParamikoBackend
+from testinfra.host import Host
+
+from ci.errors import NodeUnavailable
+from ci.model.node import Endpoint, Transport
+from nodes.login import log_in
+
+TIMEOUT_S = 15.0
+MIN_DISK_MIB = 64
+MIN_MEMORY_MIB = 64
+MAX_CLOCK_SKEW_S = 60.0
+
+_PROBE = """
+cd / || exit 9
+echo clock "$(date +%%s)"
+echo kernel "$(uname -r)"
+awk '$1 == "MemAvailable:" { print "memory", $2 }' /proc/meminfo
+command -v python3 >/dev/null && echo python3 present
+mkdir -p %s && touch %s && rm %s && echo workdir writable
+df -Pk %s | awk 'END { print "disk", $4 }'
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a node said of itself; a field is None where it did not say.
+
+    Attributes:
+        clock_skew_s: Its clock, which comes in whole seconds, minus ours half-way through.
+        kernel: Release of its kernel.
+        free_memory_mib: Memory that programs can have.
+        free_disk_mib: Space where builds go.
+        python3: Whether there is one.
+        writable: Whether builds can write there.
+    """
+
+    clock_skew_s: float | None
+    kernel: str
+    free_memory_mib: int | None
+    free_disk_mib: int | None
+    python3: bool
+    writable: bool
+
+
+def preflight(endpoint: Endpoint) -> dict[str, str]:
+    """Look at a node before it is handed out.
+
+    Returns:
+        Facts for the evidence: kernel, free-memory-mib, free-disk-mib, clock-skew-s. Empty for
+        a dummy, which has none.
+
+    Raises:
+        NodeUnavailable: It cannot be reached or fails a check; the message names which.
+    """
+    if endpoint.transport is Transport.DUMMY:
+        return {}
+    if endpoint.transport is Transport.LOCAL:
+        answers = ask(Host(LocalBackend()), endpoint.workdir)
+    else:
+        answers = _ask_over_ssh(endpoint)
+    failed = complaints(answers, endpoint.workdir)
+    if failed:
+        raise NodeUnavailable(
+            f"preflight of {endpoint.host} failed: {'; '.join(failed)}", hint="mend the node"
+        )
+    return {
+        "kernel": answers.kernel,
+        "free-memory-mib": str(answers.free_memory_mib),
+        "free-disk-mib": str(answers.free_disk_mib),
+        "clock-skew-s": f"{answers.clock_skew_s:.0f}",
+    }
+
+
+def ask(host: Host, workdir: str) -> Answers:
+    """Put all questions to a testinfra host at once."""
+    probe = f"{workdir}/.preflight"
+    asked_at = time.time()
+    said = host.run(_PROBE, workdir, probe, probe, workdir)
+    return parse(said.stdout, now=(asked_at + time.time()) / 2)
+
+
+def parse(text: str, *, now: float) -> Answers:
+    """Read the probe's answers: one `WORD VALUE` a line; others are skipped.
+
+    Args:
+        text: What the probe printed.
+        now: Our clock, seconds since the epoch.
+    """
+    said: dict[str, str] = {}
+    for line in text.splitlines():
+        word, _, value = line.strip().partition(" ")
+        said[word] = value
+    clock = said.get("clock", "")
+    return Answers(
+        clock_skew_s=int(clock) + 0.5 - now if clock.isdecimal() else None,
+        kernel=said.get("kernel", ""),
+        free_memory_mib=_mib(said.get("memory", "")),
+        free_disk_mib=_mib(said.get("disk", "")),
+        python3="python3" in said,
+        writable="workdir" in said,
+    )
+
+
+def complaints(answers: Answers, workdir: str) -> list[str]:
+    """What makes a node unfit, one clause each; empty when it is fit."""
+    found = []
+    if not answers.writable:
+        found.append(f"workdir {workdir} is not writable")
+    if not answers.python3:
+        found.append("python3 is not installed")
+    if answers.free_disk_mib is None or answers.free_disk_mib < MIN_DISK_MIB:
+        found.append(f"disk has {_said(answers.free_disk_mib)} of {MIN_DISK_MIB} MiB free")
+    if answers.free_memory_mib is None or answers.free_memory_mib < MIN_MEMORY_MIB:
+        found.append(f"memory has {_said(answers.free_memory_mib)} of {MIN_MEMORY_MIB} MiB free")
+    if answers.clock_skew_s is None:
+        found.append("clock cannot be read")
+    elif abs(answers.clock_skew_s) > MAX_CLOCK_SKEW_S:
+        found.append(f"clock is {answers.clock_skew_s:+.0f} s off")
+    return found
+
+
+def _ask_over_ssh(endpoint: Endpoint) -> Answers:
+    backend = _PinnedBackend(endpoint)
+    try:
+        return ask(Host(backend), endpoint.workdir)
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        raise NodeUnavailable(
+            f"preflight of {endpoint.host} broke off: {error}", retryable=True
+        ) from error
+    finally:
+        backend.close()
+
+
+def _mib(kib: str) -> int | None:
+    return int(kib) // 1024 if kib.isdecimal() else None
+
+
+def _said(mib: int | None) -> str:
+    return "an unknown part" if mib is None else str(mib)
+
+
+class _PinnedBackend(ParamikoBackend):  # type: ignore[misc]
+    """testinfra over paramiko; its own backend takes any host key it does not know."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(f"{endpoint.user}@{endpoint.host}:{endpoint.port}")
+        self._endpoint = endpoint
+
+    @functools.cached_property
+    def client(self) -> paramiko.SSHClient:
+        """Our own login, which refuses a key that is not pinned."""
+        return log_in(self._endpoint, TIMEOUT_S)
+
+    def close(self) -> None:
+        """Close the connection if there is one."""
+        if "client" in self.__dict__:
+            self.client.close()

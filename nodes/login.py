@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logging in to an SSH node whose host key is pinned; an unknown key is refused."""
+
+import socket
+
+import paramiko
+
+from ci.errors import ConfigError, NodeUnavailable
+from ci.model.node import Endpoint
+
+
+def wait_for_banner(endpoint: Endpoint, timeout_s: float) -> bool:
+    """Whether an SSH server says its name within `timeout_s`, tried once."""
+    try:
+        with socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_s) as link:
+            return link.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def log_in(endpoint: Endpoint, timeout_s: float) -> paramiko.SSHClient:
+    """A connected client; the caller closes it.
+
+    Raises:
+        ConfigError: The endpoint names no key or no pinned host key.
+        NodeUnavailable: It refused us, showed another host key, or did not answer in time.
+    """
+    if endpoint.key_file is None or endpoint.known_hosts is None:
+        raise ConfigError(
+            f"node {endpoint.host} has no key-file or no known-hosts", hint="set both"
+        )
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        client.load_host_keys(str(endpoint.known_hosts))
+        client.connect(
+            endpoint.host,
+            port=endpoint.port,
+            username=endpoint.user,
+            key_filename=str(endpoint.key_file),
+            allow_agent=False,
+            look_for_keys=False,
+            timeout=timeout_s,
+            banner_timeout=timeout_s,
+            auth_timeout=timeout_s,
+        )
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        client.close()
+        raise NodeUnavailable(
+            f"cannot log in to {endpoint.user}@{endpoint.host}:{endpoint.port}: {error}",
+            hint="check its address, key and pinned host key",
+            retryable=True,
+        ) from error
+    return client

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes that exist in name only, steered by inputs: for tests and for the demo without QEMU.
+
+It objects when its caller breaks the contract of `nodes.providers.base`.
+"""
+
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ci.errors import HypervouchBug, NodeUnavailable
+from ci.model.node import Endpoint, Transport
+from ci.model.result import Grade
+
+
+class DummyOptions(BaseModel):
+    """What steers a `dummy` provider.
+
+    Attributes:
+        name: Name of the provider; its nodes are NAME-1, NAME-2, ...
+        label: Node label that jobs ask for.
+        slots: Nodes that may run at once.
+        transport: `dummy`, or `local` for nodes whose commands really run on this machine.
+        fail_starts: The first so many starts fail.
+        start_delay_s: Seconds that a start takes.
+        hypervisor: URL of the pretended hypervisor.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+    name: str = Field(default="dummy", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")
+    label: str = "dummy"
+    slots: int = Field(default=2, ge=1, le=64)
+    transport: Literal["dummy", "local"] = "dummy"
+    fail_starts: int = Field(default=0, ge=0)
+    start_delay_s: float = Field(default=0.0, ge=0)
+    hypervisor: str = "dummy:///"
+
+
+class DummyProvider:
+    """Pretends to boot machines; a running one is a folder below `state_dir`."""
+
+    Options: ClassVar[type[BaseModel]] = DummyOptions
+
+    def __init__(self, options: DummyOptions, state_dir: Path) -> None:
+        """Nothing is created.
+
+        Args:
+            options: What steers it.
+            state_dir: Holds one folder a running node.
+        """
+        self._options = options
+        self._state = state_dir.absolute()
+        self._to_fail = options.fail_starts
+        self._starting: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The name the configuration gives it."""
+        return self._options.name
+
+    def node_names(self) -> tuple[str, ...]:
+        """NAME-1 to NAME-N."""
+        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
+
+    def prepare(self) -> None:
+        """Nothing to make ready."""
+
+    def start(self, node: str, holder: str) -> Endpoint:
+        """Pretend to boot.
+
+        Raises:
+            NodeUnavailable: `fail_starts` are not used up.
+            HypervouchBug: No such node, or a start of it is under way.
+        """
+        with self._lock:
+            if node not in self.node_names() or node in self._starting:
+                raise HypervouchBug(f"start of {node!r}: no such node, or it is being started")
+            self._starting.add(node)
+            failing = self._to_fail > 0
+            self._to_fail -= failing
+        try:
+            if self._options.start_delay_s:
+                time.sleep(self._options.start_delay_s)
+            if failing:
+                raise NodeUnavailable(f"node {node} did not come up: told to fail", retryable=True)
+            return self._boot(node, holder)
+        finally:
+            with self._lock:
+                self._starting.discard(node)
+
+    def stop(self, node: str) -> None:
+        """Pretend to end; repeatable."""
+        shutil.rmtree(self._state / node, ignore_errors=True)
+
+    def die(self, node: str) -> None:
+        """Let the machine end under its holder, as a crash would."""
+        self.stop(node)
+
+    def alive(self, node: str) -> bool:
+        """Whether the pretended machine runs."""
+        return (self._state / node).exists()
+
+    def leaked(self, held: frozenset[str]) -> tuple[str, ...]:
+        """Slots not in `held` whose pretended machine runs."""
+        return tuple(node for node in self.node_names() if node not in held and self.alive(node))
+
+    def _boot(self, node: str, holder: str) -> Endpoint:
+        self.stop(node)
+        folder = self._state / node
+        (folder / "work").mkdir(parents=True)
+        (folder / "holder").write_text(holder)
+        local = self._options.transport == "local"
+        return Endpoint(
+            transport=Transport.LOCAL if local else Transport.DUMMY,
+            workdir=str(folder / "work"),
+            hypervisor=self._options.hypervisor,
+            grade=Grade.EMULATOR,
+            facts={"boot": "pretended"},
+        )

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages in a real browser: readable at any width, in light and dark, without JavaScript.
+
+Where HYPERVOUCH_SCREENSHOTS names a directory, pictures of the pages are left there.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from ci.store import schema
+from tests.kit import browser as chromium
+from tests.kit.lab import make_lab
+from tests.kit.require import require
+from webui.server import WebServer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    made = make_lab(tmp_path_factory.mktemp("lab"), notice="Demo: the hypervisor is an emulator.")
+    yield made
+    made.database.close()
+
+
+@pytest.fixture(scope="module")
+def server(lab):
+    made = WebServer(lab.app)
+    made.start()
+    yield made
+    made.stop()
+
+
+def start(folder: Path, *, javascript: bool = True):
+    absent = chromium.missing()
+    require("chromium", present=not absent, why=f"not installed: {absent}")
+    return chromium.browser(folder, javascript=javascript)
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    with start(tmp_path_factory.mktemp("chromium")) as made:
+        yield made
+
+
+def addresses(server, story):
+    return {
+        "status": server.url,
+        "builds": f"{server.url}builds",
+        "build": f"{server.url}builds/{story.regression}",
+        "build-retried": f"{server.url}builds/{story.retried}",
+        "build-queued": f"{server.url}builds/{story.queued}",
+        "log": f"{server.url}builds/{story.regression}/log",
+        "change": f"{server.url}changes/{story.regression_change}",
+        "change-docs": f"{server.url}changes/{story.docs_change}",
+        "nodes": f"{server.url}nodes",
+    }
+
+
+def keep_picture(window, name):
+    folder = os.environ.get("HYPERVOUCH_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        window.picture(Path(folder) / f"{name}.png")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False)])
+def test_pages_fit_are_legible_and_raise_no_complaint(lab, server, window, width, dark):
+    window.complaints()
+    for name, url in addresses(server, lab.story).items():
+        window.open(url, width=width, dark=dark)
+        keep_picture(window, f"{name}-{width}{'-dark' if dark else ''}")
+        assert window.run(chromium.OVERFLOW) <= 0, name
+        assert window.run(chromium.FAINT) == [], name
+        assert window.complaints() == [], name
+
+
+def test_pages_are_readable_without_javascript(lab, server, tmp_path):
+    wanted = {
+        "status": "Attach volumes to a paused guest",
+        "builds": "Merge conflict",
+        "build": "This patch breaks 2 tests that the branch tip passes.",
+        "log": "collected 11 items",
+        "change": "Superseded by patch set 2.",
+        "nodes": "New dom0.",
+    }
+    with start(tmp_path, javascript=False) as window:
+        for name, words in wanted.items():
+            window.open(addresses(server, lab.story)[name], width=390)
+            assert words in window.driver.find_element(By.TAG_NAME, "main").text, name
+        window.driver.find_element(By.LINK_TEXT, "Builds").click()
+        assert window.driver.current_url == f"{server.url}builds"
+
+
+def test_the_first_tab_stop_leads_past_the_navigation(lab, server, window):
+    window.open(server.url)
+    body = window.driver.find_element(By.TAG_NAME, "body")
+    body.send_keys(Keys.TAB)
+    focused = window.driver.switch_to.active_element
+    assert focused.text == "Skip to content"
+    focused.send_keys(Keys.ENTER)
+    assert window.run("return location.hash") == "#main"
+
+
+def test_a_range_of_log_lines_can_be_linked(lab, server, window):
+    log = addresses(server, lab.story)["log"]
+    window.open(f"{log}#L12-L20")
+    marked = window.driver.find_elements(By.CSS_SELECTOR, ".l.marked")
+    assert [row.get_attribute("id") for row in marked] == [f"L{n}" for n in range(12, 21)]
+
+
+def test_a_line_outside_of_the_window_is_fetched(lab, server, window):
+    build = lab.story.passed
+    long_log = lab.rows.attempt(build, 2, began=lab.clock.now())
+    lab.rows.console(build, long_log, (f"line {n}" for n in range(1, 5001)), began=lab.clock.now())
+    window.open(f"{server.url}builds/{build}/log#L4321")
+    WebDriverWait(window.driver, 10).until(lambda d: d.find_elements(By.ID, "L4321"))
+    assert "marked" in window.driver.find_element(By.ID, "L4321").get_attribute("class")
+
+
+def test_a_running_build_is_live(lab, server, window):
+    story = lab.story
+    window.complaints()
+    window.open(f"{server.url}builds/{story.running}")
+    assert "the suite runs" in window.driver.find_element(By.TAG_NAME, "h1").text
+    wait = WebDriverWait(window.driver, 15)
+    wait.until(lambda d: d.find_element(By.ID, "livemark").is_displayed())
+    log = lab.rows.attempt_dir(story.running, story.running_attempt) / "console.log"
+    with log.open("ab") as out:
+        out.write(b"2026-11-22T17:41:01.000Z | <img src=x> \x1b[32mPASSED\x1b[0m\n")
+    wait.until(lambda d: "<img src=x> PASSED" in d.find_element(By.ID, "log").text)
+    finish(lab)
+    wait.until(lambda d: "All 11 tests passed" in d.find_element(By.TAG_NAME, "h1").text)
+    assert window.driver.find_element(By.CSS_SELECTOR, ".badge").text == "Success"
+    assert window.driver.title.startswith("Success")
+    assert window.complaints() == []
+
+
+def finish(lab):
+    with lab.database.write() as tx:
+        mine = schema.attempt.c.id == lab.story.running_attempt
+        tx.execute(
+            sa.update(schema.attempt)
+            .where(mine)
+            .values(phase="done", state="done", result="SUCCESS", finished_at=lab.clock.now())
+        )
+        tx.execute(
+            sa.update(schema.build)
+            .where(schema.build.c.id == lab.story.running)
+            .values(
+                state="done",
+                result="SUCCESS",
+                failure_class="pass",
+                reason="all 11 tests passed",
+                finished_at=lab.clock.now(),
+            )
+        )
+
+
+def test_a_waiting_page_updates_itself(lab, server, window):
+    window.open(server.url)
+    lab.rows.change(4790, "Pushed while somebody looks")
+    lab.rows.build(lab.rows.buildset(4790, at=lab.clock.now(), state="queued"), state="queued")
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if "Pushed while somebody looks" in window.driver.find_element(By.ID, "queued").text:
+            return
+        time.sleep(0.2)
+    pytest.fail("the status page did not update itself")

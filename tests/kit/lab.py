@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A filled database with its log files and the pages over both."""
+
+import importlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+
+from ci.clock import FakeClock
+from ci.store.database import Database
+from tests.kit.rows import NOW, Rows
+from tests.kit.stories import Story, fill
+from webui.app import create_app
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+SERVICE_URL = "https://ci.example.org/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """What `make_lab` made; close it when done."""
+
+    database: Database
+    logs_dir: Path
+    rows: Rows
+    story: Story
+    app: Starlette
+    clock: FakeClock
+
+
+def make_lab(folder: Path, *, notice: str = "") -> Lab:
+    """A lab in a directory, at NOW."""
+    database = Database.in_directory(folder)
+    database.create()
+    logs_dir, clock = folder / "logs", FakeClock(NOW)
+    story = fill(database, logs_dir)
+    app = create_app(database, logs_dir, SERVICE_URL, notice=notice, clock=clock)
+    return Lab(
+        database=database,
+        logs_dir=logs_dir,
+        rows=Rows(database, logs_dir),
+        story=story,
+        app=app,
+        clock=clock,
+    )
+
+
+def client_of(app: Starlette) -> "TestClient":
+    """A client that calls the application without a socket; its defects become 500 pages."""
+    with warnings.catch_warnings():
+        # Importing it warns that Starlette would rather have another HTTP library.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Using `httpx`")
+        module = importlib.import_module("starlette.testclient")
+    client: TestClient = module.TestClient(app, raise_server_exceptions=False)
+    return client

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents say what the code does: keys, verbs, routes, errors, results, links, examples."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from pydantic.fields import FieldInfo
+
+from ci import cli, errors, settings
+from ci.config_items import MODELS
+from ci.layout import ProjectPipeline, SecretRef
+from ci.model.result import FailureClass, Grade, Result
+from nodes.providers.table import BUILT_IN, driver
+from webui.app import PAGES
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+PAGES_OF_TEXT = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^( *)```yaml( fragment)?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+# An example's key files are on no machine.
+ABOUT_FILES = re.compile(r"\.(key-file|known-hosts)$")
+
+
+def _name(value: Any) -> str:
+    return value.relative_to(ROOT).as_posix() if isinstance(value, Path) else str(value)
+
+
+def _blocks(*, fragment: bool) -> Iterator[Any]:
+    for page in PAGES_OF_TEXT:
+        for number, (indent, kind, body) in enumerate(BLOCK.findall(page.read_text())):
+            if bool(kind) is fragment:
+                text = re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
+                yield pytest.param(text, id=f"{_name(page)}-{number}")
+
+
+def _check_provider(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
+    driver(config.driver).Options.model_validate(config.options)
+    return []
+
+
+@pytest.mark.parametrize("text", list(_blocks(fragment=False)))
+def test_a_yaml_block_is_a_good_configuration(text: str, tmp_path: Path):
+    file = tmp_path / "example.yaml"
+    file.write_text(text)
+    problems = settings.check(file, _check_provider)
+    assert not [str(problem) for problem in problems if not ABOUT_FILES.search(problem.path)]
+
+
+@pytest.mark.parametrize("text", list(_blocks(fragment=True)))
+def test_a_yaml_fragment_holds_good_items(text: str):
+    for item in yaml.safe_load(text):
+        ((kind, body),) = item.items()
+        model = MODELS[kind].model_validate(body)
+        if kind == "provider":
+            _check_provider(model)
+
+
+@pytest.mark.parametrize("page", PAGES_OF_TEXT, ids=_name)
+def test_links_lead_somewhere(page: Path):
+    targets = [t for t in LINK.findall(page.read_text()) if not t.startswith(("http", "mailto:"))]
+    dead = []
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        if not there.exists() or (anchor and anchor not in _anchors(there)):
+            dead.append(target)
+    assert not dead
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+def _section(page: Path, heading: str) -> str:
+    """From one heading to the next."""
+    parts = re.split(r"^#+ ", page.read_text(), flags=re.MULTILINE)
+    return next((part for part in parts if part.split("\n", 1)[0] == heading), "")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{str(value).lower() if isinstance(value, bool) else format(value, _format(value))}`"
+
+
+def _format(value: object) -> str:
+    return "g" if isinstance(value, float) else ""
+
+
+def _keys() -> Iterator[Any]:
+    sections: list[tuple[str, type[Any]]] = [
+        *MODELS.items(),
+        ("Secrets", SecretRef),
+        ("project", ProjectPipeline),
+        *((f"driver: {name}", driver(name).Options) for name in BUILT_IN),
+    ]
+    for heading, model in sections:
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            of_every_provider = heading.startswith("driver:") and key in {"name", "label"}
+            if not of_every_provider and key != "pipelines":
+                yield pytest.param(heading, key, _default(field), id=f"{heading}.{key}")
+
+
+@pytest.mark.parametrize(("heading", "key", "default"), list(_keys()))
+def test_a_key_is_documented_with_its_default(heading: str, key: str, default: str):
+    assert f"| `{key}` | {default} | " in _section(REFERENCE / "configuration.md", heading)
+
+
+def _verbs(group: click.Group, prefix: str = "hypervouch") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _verbs(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+VERBS = dict(_verbs(cli.main))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_documented_with_its_options(verb: str):
+    section = _section(REFERENCE / "cli.md", f"`{verb}`")
+    assert section, "no section"
+    options = [
+        max(parameter.opts, key=len)
+        for parameter in VERBS[verb].params
+        if isinstance(parameter, click.Option)
+    ]
+    assert not [option for option in options if f"`{option}" not in section]
+
+
+def test_no_documented_verb_is_gone():
+    said = re.findall(
+        r"^### `(hypervouch [^`]+)`$", (REFERENCE / "cli.md").read_text(), re.MULTILINE
+    )
+    assert not set(said) - set(VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_documented_with_its_twin(page: Any):
+    assert f"| `{page.path}` | `{page.twin}` | " in (REFERENCE / "routes.md").read_text()
+
+
+def test_errors_are_documented():
+    text = (REFERENCE / "errors.md").read_text()
+    ours = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.HypervouchError)
+    ]
+    assert not [name for name in ours if f"| `{name}` | " not in text]
+
+
+@pytest.mark.parametrize("words", [Result, FailureClass, Grade])
+def test_results_are_documented(words: Any):
+    text = (REFERENCE / "results.md").read_text()
+    assert not [word.value for word in words if f"`{word.value}`" not in text]
+
+
+def test_the_schema_for_editors_is_current():
+    committed = (ROOT / "config" / "schema" / "hypervouch.schema.json").read_text()
+    assert yaml.safe_load(committed) == yaml.safe_load(yaml.dump(settings.json_schema()))
