@@ -116,8 +116,8 @@ class ConsoleLog:
         self._append(lines if self._at_start else b"\n" + lines)
 
     def _stamp(self) -> bytes:
-        now = self._clock.now()
-        return f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z | ".encode()
+        # The clock is in UTC: what follows the milliseconds is `+00:00`.
+        return self._clock.now().isoformat(timespec="milliseconds")[:23].encode() + b"Z | "
 
     def _put(self, text: bytes) -> None:
         stamp = self._stamp()

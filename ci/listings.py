@@ -23,6 +23,7 @@ from ci.store.reads import all_nodes, build_detail, builds_page
 from ci.store.reads.records import AttemptDetail, BuildDetail, BuildFilter
 
 FOLLOW_S = 0.3
+PIPE_WIDTH = 240
 ENDED = frozenset({"done", "canceled"})
 
 
@@ -62,7 +63,10 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
 
 
 def _when(at: datetime | None) -> str:

@@ -18,7 +18,8 @@ from ci.bell import Bell
 from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
 from ci.log import get
-from ci.reporters.base import Delivery, Reporter, Review
+from ci.model.review import Review
+from ci.reporters.base import Delivery, Reporter
 from ci.store import outbox
 from ci.store.database import Database
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ci.comment import CommentRow, compose
 from ci.model.result import FailureClass, Judgement, Verdict
-from ci.reporters.base import Review
+from ci.model.review import Review
 from ci.store.attempts import BuildOrder, JudgedBuild
 
 _COUNTED = (FailureClass.REGRESSION, FailureClass.NEW_FAILING)

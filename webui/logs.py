@@ -2,7 +2,7 @@
 """The files that builds left: windows of console logs, artifacts and their manifest.
 
 Layout: `<logs>/<build>/<attempt>/console.log` with lines `2026-11-22T17:41:00.123Z | text`,
-`manifest.json` (list of path, size_bytes, sha256) and `artifacts/`. All of it came from a
+`manifest.json` (`files`: list of path, size_bytes, sha256) and `logs/`. All of it came from a
 node, so nothing in it is trusted: ids and paths are confined, sizes are bounded.
 """
 
@@ -16,6 +16,7 @@ from typing import BinaryIO
 from webui.line_index import IndexCache
 
 LINE_BYTES = 4096
+ARTIFACTS = "logs"
 WINDOW_BYTES = 2 * 1024 * 1024
 MANIFEST_BYTES = 4 * 1024 * 1024
 ARTIFACTS_SHOWN = 2000
@@ -63,7 +64,7 @@ class LogWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A file that an attempt brought home; `path` is below its `artifacts/`."""
+    """A file that an attempt brought home; `path` is below its `logs/`."""
 
     path: str
     size_bytes: int
@@ -83,7 +84,7 @@ class LogFiles:
 
     def artifact(self, build_id: str, attempt_id: str, path: str) -> Path | None:
         """An artifact's file, or None: also for a path that would leave the artifacts."""
-        return self._file(build_id, attempt_id, path, below="artifacts")
+        return self._file(build_id, attempt_id, path, below=ARTIFACTS)
 
     def artifacts(self, build_id: str, attempt_id: str) -> tuple[Artifact, ...]:
         """What the manifest of an attempt names; a broken manifest names nothing."""
@@ -95,9 +96,10 @@ class LogFiles:
                 listed = json.loads(file.read(MANIFEST_BYTES))
         except (OSError, ValueError, RecursionError):
             return ()
-        if not isinstance(listed, list):
+        files = listed.get("files") if isinstance(listed, dict) else None
+        if not isinstance(files, list):
             return ()
-        found = (_artifact(item) for item in listed[:ARTIFACTS_SHOWN])
+        found = (_artifact(item) for item in files[:ARTIFACTS_SHOWN])
         return tuple(item for item in found if item is not None)
 
     def _file(self, build_id: str, attempt_id: str, path: str, *, below: str = "") -> Path | None:
@@ -143,7 +145,7 @@ def _artifact(item: object) -> Artifact | None:
     path, size, digest = (item.get(name) for name in ("path", "size_bytes", "sha256"))
     if not (isinstance(path, str) and isinstance(size, int) and isinstance(digest, str)):
         return None
-    return Artifact(path=path.removeprefix("artifacts/"), size_bytes=size, sha256=digest)
+    return Artifact(path=path.removeprefix(f"{ARTIFACTS}/"), size_bytes=size, sha256=digest)
 
 
 def _lines(log: BinaryIO, number: int, first: int, end: int) -> Iterator[LogLine]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`/builds/ID/stream`: new log lines and changes of state as server-sent events.
 
-Events: `log` (JSON: attempt, lines of [number, time, [[class, text], ...], trouble]), `state`
+Events: `log` (JSON: attempt, lines of [number, time, [[class, text], ...], class]), `state`
 (JSON: the pulse) whenever something visible changed, `done` when nothing more will come. Their
 ids are `ATTEMPT:LINE`, so a browser that reconnects goes on where it was. Asynchronous, because
 a page stays connected for as long as a build runs; what blocks runs in a thread.
@@ -86,8 +86,12 @@ def _public(pulse: BuildPulse) -> dict[str, Any]:
 
 
 def _shown(line: LogLine) -> list[Any]:
-    trouble = views.is_trouble(line.text)
-    return [line.number, views.clock_time(line.at), segments(line.text), trouble]
+    return [
+        line.number,
+        views.clock_time(line.at),
+        segments(line.text),
+        views.line_class(line.text),
+    ]
 
 
 def _event(kind: str, data: dict[str, Any], event_id: str) -> str:
@@ -128,6 +132,8 @@ async def _stream(request: Request) -> Response:
     build_id = request.path_params["build_id"]
     if await anyio.to_thread.run_sync(build_pulse, site.database, build_id) is None:
         raise HTTPException(404, "There is no such build.")
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream")
     open_streams: set[object] = request.app.state.streams
     if len(open_streams) >= STREAMS:
         raise HTTPException(503, "Too many live pages are open.", headers={"Retry-After": "30"})

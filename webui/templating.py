@@ -37,7 +37,7 @@ def environment() -> Environment:
         badge=views.badge,
         build_badge=views.build_badge,
         buildset_badge=views.buildset_badge,
-        trouble=views.is_trouble,
+        line_class=views.line_class,
     )
     made.globals.update(
         views=views,

@@ -198,6 +198,13 @@ def is_trouble(text: str) -> bool:
     return _TROUBLE.search(plain(text, 2000)) is not None
 
 
+def line_class(text: str) -> str:
+    """`trouble` for bad news, `own` for lines that this program added, else nothing."""
+    if text.startswith("# "):
+        return "own"
+    return "trouble" if is_trouble(text) else ""
+
+
 def sentence(text: str) -> str:
     """One clean line that starts with a capital (or a host, a file, a name) and ends in a stop."""
     line = one_line(text, 600)

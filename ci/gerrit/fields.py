@@ -2,7 +2,6 @@
 """Hostile JSON, read field by field: right types, bounded, and free of control characters."""
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -222,4 +221,4 @@ def patchset(source: Json, *, of: int, number_name: str, revision: str) -> Patch
 
 def _kind(value: object) -> str:
     names = {type(None): "missing", dict: "an object", list: "a list", str: "a string"}
-    return names.get(type(value)) or f"{unicodedata.normalize('NFC', repr(value))[:40]}"
+    return names.get(type(value)) or repr(value)[:40]

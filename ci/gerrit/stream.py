@@ -16,6 +16,7 @@ import gerritlib.gerrit
 import paramiko
 
 from ci.errors import HypervouchBug, HypervouchError, ReviewServerError
+from ci.gerrit.fields import clean_line
 from ci.gerrit.lines import Handover, LineBuffer
 from ci.gerrit.parse import MAX_LINE_BYTES
 from ci.gerrit.ssh import CONNECT_TIMEOUT_S, AccessError, PinnedConnection
@@ -121,7 +122,7 @@ def _says_dropped(line: bytes) -> bool:
         return False
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("type") == DROPPED
 
@@ -244,7 +245,7 @@ class _Watcher(gerritlib.gerrit.GerritWatcher):  # type: ignore[misc]
         said = b""
         while channel.recv_stderr_ready() and len(said) < STDERR_BYTES:
             said += channel.recv_stderr(STDERR_BYTES)
-        text = " ".join(said[:500].decode("utf-8", "replace").split())
+        text = clean_line(said[:STDERR_BYTES].decode("utf-8", "replace"))
         settings = self._settings
         if "not permitted" in text:
             return AccessError(

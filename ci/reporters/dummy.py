@@ -4,7 +4,8 @@
 from collections.abc import Sequence
 
 from ci.errors import HypervouchBug, HypervouchError
-from ci.reporters.base import Delivery, Review
+from ci.model.review import Review
+from ci.reporters.base import Delivery
 
 MAX_BYTES = 15_000
 

@@ -9,7 +9,8 @@ from http import HTTPStatus
 
 from ci.errors import ReviewServerError
 from ci.gerrit.rest import ChangeDetail, GerritRest, LabelState, RestError
-from ci.reporters.base import Delivery, Review
+from ci.model.review import Review
+from ci.reporters.base import Delivery
 
 REFUSALS = frozenset(
     {

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from ci.errors import CollectError, ConfigError, StorageError
 
@@ -136,7 +136,7 @@ def _translate(text: str) -> Iterator[str]:
         elif part == "?":
             yield "[^/]"
         elif len(part) > 1:
-            yield "[" + re.sub(r"[\\\[&~|]", r"\\\g<0>", part[1:-1]).replace("!", "^", 1) + "]"
+            yield "(?!/)[" + re.sub(r"[\\\[&~|]", r"\\\g<0>", part[1:-1]).replace("!", "^", 1) + "]"
         else:
             yield re.escape(part)
 
@@ -182,8 +182,22 @@ def _consider(tar: tarfile.TarFile, entry: tarfile.TarInfo, intake: Intake) -> N
         intake.refuse(name, "is a link or a special file")
 
 
+_UNSOUND: tuple[type[tarfile.HeaderError], ...] = (
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+)
+
+
 class _Header(tarfile.TarInfo):
-    """A tar header whose extensions (long names, pax records) may not be large."""
+    """A tar header that is sound, and whose extensions (long names, ...) are not large."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except _UNSOUND as error:
+            # Reading several archives in a row, tarfile would pass over garbage in silence.
+            raise CollectError(f"the node sent a broken archive: {error}") from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         plain = self.type in tarfile.SUPPORTED_TYPES and self.type not in _EXTENSIONS

@@ -55,6 +55,7 @@ class LocalSession:
         self._workdir = workdir
         self._token = secrets.token_hex(16)
         self._leaders: set[int] = set()
+        self._born = 0
         self._ending = threading.Lock()
 
     def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
@@ -160,6 +161,8 @@ class LocalSession:
             )
         except proc.CommandFailed as error:
             raise NodeUnavailable(error.message, hint="check this machine") from error
+        if not self._leaders:
+            self._born = int(proc.start_tick(process.pid) or 0)
         self._leaders.add(process.pid)
         return process
 
@@ -178,19 +181,24 @@ class LocalSession:
         mark = f"{MARK}={self._token}".encode()
         return [
             int(entry)
-            for entry in os.listdir("/proc")  # noqa: PTH208 half the cost, on a hot path
-            if entry.isdigit() and _is_ours(entry, self._leaders, mark)
+            for entry in (os.listdir("/proc") if self._leaders else ())  # noqa: PTH208 it is hot
+            if entry.isdigit() and self._is_ours(entry, mark)
         ]
 
-
-def _is_ours(pid: str, leaders: set[int], mark: bytes) -> bool:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        if fields[0] in b"ZX":
+    def _is_ours(self, pid: str, mark: bytes) -> bool:
+        try:
+            fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+            # Most processes are older than this session: their environment is not read.
+            if fields[0] in b"ZX" or int(fields[19]) < self._born:
+                return False
+            return int(fields[3]) in self._leaders or mark in _content(f"/proc/{pid}/environ")
+        except (OSError, IndexError):
             return False
-        return int(fields[3]) in leaders or mark in Path(f"/proc/{pid}/environ").read_bytes()
-    except (OSError, IndexError):
-        return False
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 it is hot
+        return file.read()
 
 
 def _is_file(stream: IO[bytes]) -> bool:

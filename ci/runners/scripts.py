@@ -91,7 +91,7 @@ def end(token: str) -> str:
         "    sleep 0.1 2>/dev/null || sleep 1; i=$((i + 1))\n"
         "  done\n"
         "done\n"
-        f'p=$(pids {token}); [ -n "$p" ] && exit 1\n'
+        f'if [ -n "$p" ]; then p=$(pids {token}); [ -z "$p" ] || exit 1; fi\n'
         f"rm -f -- {_record(token)}*\nexit 0\n"
     )
 
@@ -124,11 +124,17 @@ def _record(token: str) -> str:
 
 
 _PIDS = r"""pids() {
-  ids=$(cat /tmp/.hypervouch-$1-* 2>/dev/null | sed -n '/^[0-9][0-9]*$/p')
-  all=none; for id in $ids; do all="$all|$id"; done
-  { cat /proc/[0-9]*/stat 2>/dev/null |
-      sed -nE "s/^([0-9]+) \(.*\) [^ZX] [0-9]+ [0-9]+ ($all) .*/\1/p"
-    grep -ls "HYPERVOUCH_SESSION=$1" /proc/[0-9]*/environ 2>/dev/null | sed 's/[^0-9]//g'
-  } | sort -u
+  all=
+  for f in /tmp/.hypervouch-$1-*; do
+    id=; [ -f "$f" ] && read -r id <"$f"
+    case $id in ''|*[!0-9]*) ;; *) all="$all|$id" ;; esac
+  done
+  {
+    [ -z "$all" ] || cat /proc/[0-9]*/stat 2>/dev/null |
+      sed -nE "s/^([0-9]+) \(.*\) [^ZX] [0-9]+ [0-9]+ (none$all) .*/\1/p"
+    for f in $(grep -ls "HYPERVOUCH_SESSION=$1" /proc/[0-9]*/environ 2>/dev/null); do
+      f=${f#/proc/}; echo "${f%/environ}"
+    done
+  } | { [ -z "$all" ] && cat || sort -u; }
 }
 """

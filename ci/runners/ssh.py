@@ -223,8 +223,7 @@ class SshSession:
                 if intake.wants(path):
                     intake.refuse(path, f"is larger than {limit_bytes} bytes")
             unpack(stream, intake)  # type: ignore[arg-type]
-            channel.status_event.wait(CHANNEL_S)
-            if channel.exit_status == scripts.NO_DIRECTORY:
+            if _status(channel) == scripts.NO_DIRECTORY:
                 intake.refuse(directory, "is not there")
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise CollectError(
@@ -294,9 +293,7 @@ class SshSession:
                 watched = time.monotonic()
         while not channel.status_event.wait(_POLL_S):
             watch()
-        if channel.exit_status < 0:
-            raise EOFError("it ended without an exit status")
-        return channel.exit_status
+        return _status(channel)
 
     def _drain(self, channel: paramiko.Channel, sink: Sink, cause: HypervouchError) -> None:
         """Pass on what came while the command was ended; bounded by a second."""
@@ -342,6 +339,13 @@ class SshSession:
 def _check(deadline: Deadline) -> None:
     if deadline.passed:
         raise deadline.error()
+
+
+def _status(channel: paramiko.Channel) -> int:
+    """The exit status of a command whose output has ended."""
+    if not channel.status_event.wait(CHANNEL_S) or channel.exit_status < 0:
+        raise EOFError("it ended without an exit status")
+    return channel.exit_status
 
 
 class _Incoming:

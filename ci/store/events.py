@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from ci.model.event import Event, EventKind
 from ci.model.event_json import event_from_json, event_to_json
+from ci.model.event_key import TOLERANCE_S, same_fact
 from ci.store import schema
 from ci.store.database import Database
 
-TWIN_WINDOW = timedelta(seconds=3)
+TWIN_WINDOW = timedelta(seconds=TOLERANCE_S)
 
 
 def store(database: Database, event: Event, *, received_at: datetime, move_watermark: bool) -> bool:
@@ -65,7 +66,7 @@ def _known(tx: sa.Connection, event: Event) -> bool:
     if event.kind is EventKind.PATCHSET_CREATED:
         return False
     near = tx.execute(
-        sa.select(table.c.payload).where(
+        sa.select(table.c.key).where(
             mine,
             table.c.change_number == event.change.number,
             table.c.kind == event.kind.value,
@@ -75,11 +76,7 @@ def _known(tx: sa.Connection, event: Event) -> bool:
             ),
         )
     ).scalars()
-    return any(_same(event_from_json(payload), event) for payload in near)
-
-
-def _same(left: Event, right: Event) -> bool:
-    return left.texts == right.texts and left.author.username == right.author.username
+    return any(same_fact(key, event.key) for key in near)
 
 
 def _advance(tx: sa.Connection, connection: str, at: datetime) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ci.reporters.base import Review
+from ci.model.review import Review
 from ci.store import schema
 
 

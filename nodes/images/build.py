@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,7 +33,14 @@ _TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
 }
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
-_NOTED_PACKAGES = ("python3", "python3-pytest", "qemu-system-x86", "openssh-server")
+# Package, and the name of the fact that tells its version.
+_NOTED_PACKAGES = {
+    "openssh-server": "openssh",
+    "python3": "python3",
+    "python3-pytest": "pytest",
+    "qemu-system-x86": "qemu",
+}
+_MACHINE = "x86_64"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ class Image:
     Attributes:
         folder: Where it lies.
         fingerprint: Its recipe's fingerprint.
-        facts: kernel, qemu, python3, python3-pytest and image, each a version.
+        facts: kernel, qemu, python3, pytest and openssh, each a version, and image.
     """
 
     folder: Path
@@ -85,6 +93,11 @@ def require_tools() -> None:
     Raises:
         ConfigError: Something is missing; the hint is the command that installs it.
     """
+    if platform.machine() != _MACHINE:
+        raise ConfigError(
+            f"disposable nodes run on {_MACHINE} machines, this one is {platform.machine()}",
+            hint="use a static node",
+        )
     missing = missing_tools()
     if missing:
         raise ConfigError(
@@ -172,7 +185,7 @@ def _facts(recipe: Recipe, kernel: Path, packages: tuple[Path, ...]) -> dict[str
     for path in packages:
         package = Package(file_name=path.name, size_bytes=0)
         if package.name in _NOTED_PACKAGES:
-            facts[package.name] = package.version
+            facts[_NOTED_PACKAGES[package.name]] = package.version
     return facts
 
 

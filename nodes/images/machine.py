@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -234,7 +235,10 @@ class Machine:
         return max(self._deadline - time.monotonic(), 0.05)
 
     def _gone(self) -> NodeUnavailable:
-        status = self.process.poll()
+        # A socket that closes is noticed a moment before the process is gone.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=0.5)
+        status = self.process.returncode
         what = "did not come up in time" if status is None else f"ended with status {status}"
         last = _last_line(self._folder / _LOG) or _last_line(self._folder / _CONSOLE)
         return NodeUnavailable(

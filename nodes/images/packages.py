@@ -70,8 +70,9 @@ class PackageSource:
             return self._fetch(wanted)
         except proc.CommandFailed:
             self._set_up(private_lists=True)
+        # One of the host's other sources may fail; what counts is whether ours can be had.
+        self._apt("update", timeout_s=300, check=False)
         try:
-            self._apt("update", timeout_s=300)
             return self._fetch(wanted)
         except proc.CommandFailed as error:
             raise ConfigError(
@@ -115,7 +116,7 @@ class PackageSource:
             lines.append(f'Dir::State::lists "{self._folder}/lists";')
         self._config.write_text("\n".join(lines) + "\n")
 
-    def _apt(self, *args: str, timeout_s: float = 120) -> proc.Completed:
+    def _apt(self, *args: str, timeout_s: float = 120, check: bool = True) -> proc.Completed:
         environment = {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
         argv = ["apt-get", "-c", str(self._config), *args]
-        return proc.run(argv, timeout_s=timeout_s, env=environment)
+        return proc.run(argv, timeout_s=timeout_s, env=environment, check=check)

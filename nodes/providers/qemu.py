@@ -62,7 +62,7 @@ class QemuOptions(BaseModel):
     slots: int = Field(default=2, ge=1, le=64)
     memory_mib: int = Field(default=512, ge=256, le=65536)
     cpus: int = Field(default=1, ge=1, le=64)
-    boot_timeout_s: float = Field(default=60.0, gt=0)
+    boot_timeout_s: float = Field(default=120.0, gt=0)
     internet: bool = False
     snapshot: bool = True
     cache_dir: Path | None = None

@@ -6,6 +6,7 @@ disk, no merge, no log, no page, no catch-up: what it forgets is forgotten. Ends
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import subprocess
@@ -38,10 +39,8 @@ class NullCi:
     def run(self) -> None:
         """Listen and vote, until the process is ended."""
         while True:
-            try:
+            with contextlib.suppress(OSError, paramiko.SSHException):
                 self._listen()
-            except (OSError, paramiko.SSHException):
-                pass
             time.sleep(RECONNECT_S)
 
     def _listen(self) -> None:

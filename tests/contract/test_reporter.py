@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from ci.errors import HypervouchBug, HypervouchError, ReviewServerError
-from ci.reporters.base import Delivery, Reporter, Review
+from ci.model.review import Review
+from ci.reporters.base import Delivery, Reporter
 from ci.reporters.dummy import DummyReporter
 from ci.reporters.gerrit import VOTE_NOT_TAKEN, GerritReporter
 from tests.kit.fake_rest import CI, REVISIONS, FakeChange

@@ -369,7 +369,7 @@ def test_a_half_made_cache_is_replaced(origin: Origin, checkout: Checkout) -> No
 def test_a_full_disk_is_a_storage_error(origin: Origin, checkout: Checkout) -> None:
     origin.commit({"a": "1\n" * 10_000})
     merged = checkout.branch_tip("acme/virt", "main")
-    with open("/dev/full", "wb") as full, pytest.raises(StorageError):
+    with Path("/dev/full").open("wb") as full, pytest.raises(StorageError):
         checkout.archive(merged, full)
     assert checkout.branch_tip("acme/virt", "main").tree == merged.tree
 

@@ -25,14 +25,15 @@ from ci.gerrit.stream import EventStream
 from ci.layout import Connection, SecretRef
 from ci.model.event import Event
 from ci.model.event_key import same_fact
-from ci.reporters.base import Delivery, Review
+from ci.model.review import Review
+from ci.reporters.base import Delivery
 from ci.reporters.gerrit import GerritReporter
 from tests.kit.pusher import PushedChange, Pusher
 from tests.kit.real_gerrit import RealGerrit
 from tests.kit.review_server import ReviewServer
 from tests.kit.sandbox_host import SandboxHost
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 PATIENCE_S = 30.0
 Host = RealGerrit | SandboxHost
@@ -260,6 +261,15 @@ class TestAccess:
         done = subprocess.run(command, shell=True, capture_output=True, check=True)  # noqa: S602
         assert done.returncode == 0
         PinnedConnection(connection).connect().close()
+
+    def test_a_peer_that_acknowledges_nothing_is_given_up_by_the_kernel(self, host: Host) -> None:
+        client = PinnedConnection(settings(host.ci, keepalive_s=7)).connect()
+        transport = client.get_transport()
+        assert transport is not None
+        assert isinstance(transport.sock, socket.socket)
+        kept_ms = transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        client.close()
+        assert kept_ms == 21_000
 
     def test_changed_host_key(self, host: Host, tmp_path: Path) -> None:
         pins = tmp_path / "known_hosts"

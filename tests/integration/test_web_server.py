@@ -69,7 +69,9 @@ def test_a_running_build_is_followed_to_its_end(lab, server):
             out.write(b"2026-11-22T17:41:01.000Z | <b>\x1b[31mFAILED\x1b[0m\nnot yet a li")
         kind, data = next(stream)
         assert kind == "log"
-        assert data["lines"] == [[12, "17:41:01.000", [["", "<b>"], ["ansi-red", "FAILED"]], True]]
+        assert data["lines"] == [
+            [12, "17:41:01.000", [["", "<b>"], ["ansi-red", "FAILED"]], "trouble"]
+        ]
         with log.open("ab") as out:
             out.write(b"ne\n")
         finish(lab)

@@ -407,6 +407,15 @@ def test_a_stream_goes_on_after_the_last_event_id(lab, client):
     assert client.get("/builds/nope/stream").status_code == 404
 
 
+def test_a_stream_can_be_asked_for_its_head_alone(lab, client):
+    assert client.head(f"/builds/{lab.story.running}/stream").status_code == 200
+
+
+def test_only_the_newest_log_of_a_running_build_is_live(lab, client):
+    assert "data-stream" in client.get(f"/builds/{lab.story.running}/log").text
+    assert "data-stream" not in client.get(f"/builds/{lab.story.regression}/log").text
+
+
 def test_too_many_live_pages_are_refused(lab, client):
     lab.app.state.streams.update(object() for _ in range(100))
     answer = client.get(f"/builds/{lab.story.passed}/stream")

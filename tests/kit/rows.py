@@ -244,12 +244,12 @@ class Rows:
         folder = self.attempt_dir(build_id, attempt_id)
         manifest = []
         for name, content in files.items():
-            path = folder / "artifacts" / name
+            path = folder / "logs" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
-            manifest.append({"path": name, "size_bytes": len(content), "sha256": digest})
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+            manifest.append({"path": f"logs/{name}", "size_bytes": len(content), "sha256": digest})
+        (folder / "manifest.json").write_text(json.dumps({"files": manifest}))
 
 
 def many_builds(database: Database, count: int) -> None:

@@ -99,11 +99,11 @@ WHY = "guest does not answer after resume: QMP said 'paused' for 5.0 s"
 def console_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """What such a suite prints."""
     lines = [
-        "== merge: refs/changes/11/4711/2 onto master 9b1c4f0a6de2",
-        "== lease: qemu-1 (qemu-tcg), booted in 3.9 s, host key SHA256:Zk1v pinned",
-        "== setup: python3 -m venv .venv && .venv/bin/pip install --no-index -e .",
+        "# merge: refs/changes/11/4711/2 onto master 9b1c4f0a6de2",
+        "# lease: qemu-1 (qemu-tcg), booted in 3.9 s, host key SHA256:Zk1v pinned",
+        "# setup: python3 -m venv .venv && .venv/bin/pip install --no-index -e .",
         "Successfully installed acme-virt-0.4.0",
-        "== run: .venv/bin/pytest tests/functional --junitxml=results.xml",
+        "# run: .venv/bin/pytest tests/functional --junitxml=results.xml",
         "\x1b[1m============ test session starts ============\x1b[0m",
         f"collected {len(outcomes)} items",
         "",
@@ -117,7 +117,7 @@ def console_lines(outcomes: Sequence[Outcome]) -> list[str]:
     for item in outcomes:
         lines.append(f"{item.test_id} {words[item.status]}")
         lines.extend(item.details.splitlines())
-    lines.append("== collect: results.xml, 2 artifacts, 18.4 kB")
+    lines.append("# collect: results.xml, 2 artifacts, 18.4 kB")
     return lines
 
 
@@ -236,7 +236,10 @@ def _regression(rows: Rows) -> tuple[str, str]:
         rows.artifacts(
             build,
             attempt,
-            {"results.xml": b"<testsuite tests='11'/>", "logs/qemu.log": b"qemu: started\n" * 900},
+            {
+                "results.xml": b"<testsuite tests='11'/>",
+                "qemu/serial.log": b"qemu: started\n" * 900,
+            },
         )
     rows.vote(buildset, -1, "delivered")
     return build, attempts[0]

@@ -135,7 +135,7 @@ def test_ids_that_are_none(folder, files, build, attempt):
 )
 def test_paths_that_would_leave_the_artifacts(tmp_path, folder, files, path):
     (tmp_path / "secret").write_text("s")
-    (folder / "artifacts").mkdir()
+    (folder / "logs").mkdir()
     found = files.artifact("b1", "a1", path)
     assert found is None or found.is_relative_to(folder)
     if "secret" in path or path.startswith("/"):
@@ -144,26 +144,36 @@ def test_paths_that_would_leave_the_artifacts(tmp_path, folder, files, path):
 
 def test_a_link_out_of_the_attempt_leads_nowhere(tmp_path, folder, files):
     (tmp_path / "secret").write_text("s")
-    (folder / "artifacts").mkdir()
-    (folder / "artifacts" / "link").symlink_to(tmp_path / "secret")
-    (folder / "artifacts" / "loop").symlink_to(folder / "artifacts" / "loop")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "link").symlink_to(tmp_path / "secret")
+    (folder / "logs" / "loop").symlink_to(folder / "logs" / "loop")
     assert files.artifact("b1", "a1", "link") is None
     assert files.artifact("b1", "a1", "loop") is None
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"{}", b"[1, null, {}]", b"\xff", b'[{"path": 1, "size_bytes": "x"}]', b"[" * 9999],
+    [
+        b"",
+        b"{",
+        b"{}",
+        b"[]",
+        b'{"files": {}}',
+        b'{"files": [1, null, {}]}',
+        b'{"files": [{"path": 1, "size_bytes": "x"}]}',
+        b"\xff",
+        b"[" * 99_999,
+    ],
 )
 def test_a_broken_manifest_names_nothing(folder, files, content):
     (folder / "manifest.json").write_bytes(content)
     assert files.artifacts("b1", "a1") == ()
 
 
-def test_a_manifest_may_name_paths_with_or_without_their_folder(folder, files):
+def test_a_manifest_names_files_below_its_folder(folder, files):
     listed = [
-        {"path": "artifacts/a.xml", "size_bytes": 1, "sha256": "0"},
-        {"path": "logs/b.log", "size_bytes": 2, "sha256": "1"},
+        {"path": "logs/a.xml", "size_bytes": 1, "sha256": "0"},
+        {"path": "logs/deep/b.log", "size_bytes": 2, "sha256": "1"},
     ]
-    (folder / "manifest.json").write_text(json.dumps(listed))
-    assert [item.path for item in files.artifacts("b1", "a1")] == ["a.xml", "logs/b.log"]
+    (folder / "manifest.json").write_text(json.dumps({"files": listed}))
+    assert [item.path for item in files.artifacts("b1", "a1")] == ["a.xml", "deep/b.log"]

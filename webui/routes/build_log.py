@@ -52,17 +52,20 @@ def _load(request: Request, site: Site) -> Loaded:
     line = params.number(request, "line")
     first = params.number(request, "from") or (max(1, line - 20) if line else 1)
     raw = f"builds/{detail.build.id}/attempts/{attempt.id}/console.log"
+    live = detail.build.state == "running" and attempt is detail.attempts[-1]
+    window = site.logs.window(path, first, WINDOW_LINES, complete=live)
     record = LogDocument(
         build_id=detail.build.id,
         attempt_id=attempt.id,
         raw_url=site.service_url + raw,
-        window=site.logs.window(path, first, WINDOW_LINES),
+        window=window,
     )
     more = {
         "build": detail.build,
         "attempt": attempt,
         "attempts": detail.attempts,
         "size_lines": WINDOW_LINES,
+        "follows": live and window.last >= window.total,
     }
     return Loaded(record=record, more=more)
 

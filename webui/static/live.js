@@ -25,14 +25,13 @@ function poll(seconds) {
   }, seconds * 1000);
 }
 
-function line(attempt, [number, time, segments, trouble]) {
+function line(base, attempt, [number, time, segments, kind]) {
   const row = document.createElement("div");
-  row.className = trouble ? "l trouble" : "l";
+  row.className = `l ${kind}`;
   row.id = `L${number}`;
   const link = document.createElement("a");
   link.className = "n";
-  const build = location.pathname.replace(/\/$/, "");
-  link.href = `${build}/log?attempt=${encodeURIComponent(attempt)}&line=${number}#L${number}`;
+  link.href = `${base}?attempt=${encodeURIComponent(attempt)}&line=${number}#L${number}`;
   link.textContent = number;
   const at = document.createElement("time");
   at.textContent = time;
@@ -52,20 +51,22 @@ const KEPT_LINES = 2000;
 
 function addLines(log, { attempt, lines }) {
   if (log.dataset.attempt !== attempt) {
+    if ("window" in log.dataset) return;
     log.replaceChildren();
     log.dataset.attempt = attempt;
   }
-  const follows = log.scrollTop + log.clientHeight >= log.scrollHeight - 40;
-  log.append(...lines.map((item) => line(attempt, item)));
+  const view = "window" in log.dataset ? document.scrollingElement : log;
+  const follows = view.scrollTop + view.clientHeight >= view.scrollHeight - 40;
+  log.append(...lines.map((item) => line(log.dataset.base, attempt, item)));
   while (log.childElementCount > KEPT_LINES) log.firstElementChild.remove();
-  if (follows) log.scrollTop = log.scrollHeight;
+  if (follows) view.scrollTop = view.scrollHeight;
 }
 
 function follow(address) {
   const log = document.getElementById("log");
   const mark = document.getElementById("livemark");
   const { attempt, next } = log.dataset;
-  log.scrollTop = log.scrollHeight;
+  if (!("window" in log.dataset)) log.scrollTop = log.scrollHeight;
   const from = new URLSearchParams({ attempt, line: next });
   const stream = new EventSource(`${address}?${from}`);
   const again = () => refresh().catch(() => undefined);

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results as JSON lines, and their medians as a Markdown table beside the targets."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+# What each fault run counts over rounds; every bench patch is good.
+_TALLY = ("changes", "voted", "lost", "doubled", "negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        run: Name of the run.
+        title: What is measured, with its unit.
+        path: Where the value stands in a result.
+        target: The most it may be for us; None: only told.
+    """
+
+    run: str
+    title: str
+    path: tuple[str, ...]
+    target: float | None = None
+
+
+FIGURES = (
+    Figure(run="seq", title="one no-op patch, p50 s", path=("latency", "p50"), target=0.21),
+    Figure(run="seq", title="... p95 s", path=("latency", "p95"), target=0.40),
+    Figure(
+        run="burst",
+        title="burst of 50, last vote after last push, s",
+        path=("after_last_push_s",),
+        target=4.0,
+    ),
+    Figure(run="burst", title="... p50 s", path=("latency", "p50")),
+    Figure(run="burst", title="... p95 s", path=("latency", "p95")),
+    Figure(run="burst", title="... pushes took, s", path=("pushes_s",)),
+    Figure(run="burst", title="... CPU ms a vote", path=("used", "cpu_ms_per_vote"), target=60),
+    Figure(run="burst", title="... peak PSS MiB", path=("used", "peak_pss_mib"), target=200),
+    Figure(run="big", title="burst of 200, p50 s", path=("latency", "p50"), target=12),
+    Figure(run="big", title="... max s", path=("latency", "max"), target=20),
+    Figure(run="idle", title="idle, PSS MiB", path=("used", "peak_pss_mib"), target=150),
+    Figure(run="idle", title="... CPU percent", path=("used", "cpu_percent")),
+    Figure(run="log", title="20 MB log, p50 s", path=("latency", "p50"), target=0.4),
+    Figure(
+        run="sleep",
+        title="`sleep 1`, burst of 20, 4 at once, last vote after last push, s",
+        path=("after_last_push_s",),
+    ),
+    Figure(
+        run="pages", title="newest 50 of 10,000 builds, HTML p50 ms", path=("html", "p50"), target=8
+    ),
+    Figure(run="pages", title="... JSON p50 ms", path=("json", "p50")),
+    Figure(run="handout-cold", title="QEMU node, cold boot, p50 s", path=("latency", "p50")),
+    Figure(run="handout-cold", title="... max s", path=("latency", "max")),
+    Figure(run="handout-restored", title="QEMU node from RAM, p50 s", path=("latency", "p50")),
+    Figure(run="handout-restored", title="... max s", path=("latency", "max")),
+)
+FAULTS = {
+    "missed": "CI down 30 s, changes meanwhile",
+    "restart": "CI killed in a burst",
+    "gerrit-restart": "Gerrit killed in a burst",
+}
+
+
+def append(path: Path, row: Row) -> None:
+    """Add one result."""
+    with path.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def load(path: Path) -> list[Row]:
+    """All results of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def broken(rows: Iterable[Row]) -> list[str]:
+    """Runs that lost or doubled a vote, or gave a wrong one; one sentence each."""
+    found = []
+    for row in rows:
+        for part in ("tally", "probes"):
+            tally = row.get(part, {})
+            bad = {name: tally[name] for name in _TALLY[2:] if tally.get(name)}
+            if bad:
+                said = ", ".join(f"{count} {name}" for name, count in bad.items())
+                found.append(f"{row['ci']} {row['run']} ({part}): {said} of {tally['changes']}")
+    return found
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The whole report: figures, faults, and how busy the machine was."""
+    parts = [_figures(rows), _faults(rows), _machine(rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _figures(rows: Sequence[Row]) -> str:
+    lines = [
+        "| measured | null CI | ours | ratio | target | rounds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for figure in FIGURES:
+        floor, ours = (_values(rows, figure, ci) for ci in ("null", "ours"))
+        if floor or ours:
+            lines.append(_line(figure, floor, ours))
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _line(figure: Figure, floor: Sequence[float], ours: Sequence[float]) -> str:
+    low = statistics.median(floor) if floor else None
+    mine = statistics.median(ours) if ours else None
+    ratio = f"{mine / low:.1f}" if mine is not None and low and low > 0 else ""
+    target = ""
+    if figure.target is not None:
+        missed = mine is not None and mine > figure.target
+        target = f"{_number(figure.target)}" + (" **missed**" if missed else "")
+    cells = (figure.title, _number(low), _number(mine), ratio, target)
+    return f"| {' | '.join(cells)} | {max(len(floor), len(ours))} |"
+
+
+def _values(rows: Sequence[Row], figure: Figure, ci: str) -> list[float]:
+    found = []
+    for row in rows:
+        if (row["run"], row["ci"]) != (figure.run, ci):
+            continue
+        value: Any = row
+        for key in figure.path:
+            value = (value or {}).get(key)
+        if value is not None:
+            found.append(value)
+    return found
+
+
+def _faults(rows: Sequence[Row]) -> str:
+    lines = []
+    for name, title in FAULTS.items():
+        for row in rows:
+            if row["run"] == name:
+                tally, probes = row["tally"], row["probes"]
+                lines.append(
+                    f"- {row['ci']}, {title}: {tally['voted']} of {tally['changes']} voted, "
+                    f"{tally['doubled']} twice, {tally['negative']} wrong; new changes meanwhile "
+                    f"{probes['voted']} of {probes['changes']}; first new vote "
+                    f"{row['first_new_vote_s']} s after the start, all after {row['all_voted_s']} s"
+                )
+    return "\n".join(lines)
+
+
+def _machine(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    loads = sorted(row["load"] for row in rows)
+    calibrations = sorted(row["calibration_ms"] for row in rows)
+    return (
+        f"Load average {loads[0]} to {loads[-1]} (ours included); a fixed loop took "
+        f"{calibrations[0]} to {calibrations[-1]} ms, median {statistics.median(calibrations):g}."
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
