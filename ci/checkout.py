@@ -285,7 +285,8 @@ class Checkout:
             raise ReviewServerError(
                 f"{project} could not be fetched by {self._remote.transport}: {error.message}",
                 hint="check that the server is up and that our account may read the project",
-                retryable=True,
+                # Objects that are malformed today are so tomorrow.
+                retryable="fsck error" not in said,
             ) from error
         try:
             commits = tuple((git_dir / ours).read_text().strip() for ours in wanted.values())

@@ -11,7 +11,7 @@ HypervouchError(message, hint, retryable)   who acts        Result              
   RunError: RunTimeout, HarnessBroken       operator        TIMED_OUT, ERROR    none
   CollectError                              operator        POST_FAILURE        none
   BuildCanceled                             nobody          CANCELED            none
-  HypervouchBug                             us              ERROR               none
+  HypervouchBug                             us              LOST                none, retried
 ```
 A failing test is data, never an exception.
 """

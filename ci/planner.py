@@ -10,6 +10,7 @@ transaction per event, so that a crash repeats the whole event or nothing of it.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from ci.backoff import Backoff
 from ci.bell import Bell
 from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
+from ci.gerrit.rest import RestError
 from ci.layout import Layout
 from ci.log import get
 from ci.model.event import Event, EventKind
@@ -116,11 +118,14 @@ class Planner:
         return planned
 
     def _try(self, event_id: int, event: Event) -> bool:
-        """Plan one event; False when its server cannot be asked now, so it stays stored."""
+        """Plan one event; False when its server cannot be asked now, so it stays stored.
+
+        Only a change that is gone is given up; a refusal waits for the operator.
+        """
         try:
             decisions = self._decide(event)
         except ReviewServerError as error:
-            if error.retryable:
+            if not (isinstance(error, RestError) and error.status == HTTPStatus.NOT_FOUND):
                 self._postpone(event.connection, error)
                 return False
             decisions = (Decision(pipeline="", starts=False, reason=error.message),)

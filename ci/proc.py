@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from ci.errors import HypervouchError
 
@@ -59,6 +59,7 @@ def run(
     env: Mapping[str, str] | None = None,
     check: bool = True,
     ok: Sequence[int] = (0,),
+    keep_open: Sequence[int] = (),
 ) -> Completed:
     """Run a command to its end in a process group of its own.
 
@@ -71,6 +72,7 @@ def run(
         env: Variables added to ours.
         check: Raise when the exit status is not among `ok`.
         ok: Exit statuses that count as success.
+        keep_open: File descriptors it inherits, for instance a lock that must outlive us.
 
     Raises:
         CommandFailed: The program is missing, passed its deadline, or failed.
@@ -87,6 +89,7 @@ def run(
             cwd=cwd,
             env={**os.environ, **env} if env is not None else None,
             start_new_session=True,
+            pass_fds=keep_open,
         )
     except FileNotFoundError as missing:
         raise CommandFailed(
@@ -152,7 +155,9 @@ def spawn(
 
 
 PIPE = subprocess.PIPE
-Process = subprocess.Popen[bytes]
+TimeoutExpired = subprocess.TimeoutExpired
+Process: TypeAlias = subprocess.Popen[bytes]
+Process: TypeAlias = subprocess.Popen[bytes]
 
 
 def kill_group(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:

@@ -10,6 +10,7 @@ from ci.sandbox import Sandbox
 from ci.sandbox.account import ReviewServer
 from ci.sandbox.author import Pusher
 from ci.sandbox.demo_patches import project_files
+from ci.sandbox.real.server import RealGerrit
 
 PROJECT = "acme-virt"
 AUTHOR = "dana"
@@ -93,8 +94,6 @@ def _sandbox(directory: Path, keys: Path) -> Scene:
 
 
 def _real(directory: Path) -> Scene:
-    from ci.sandbox.real.server import RealGerrit
-
     gerrit = RealGerrit(directory / "review")
     gerrit.start()
     gerrit.seed(ci_user=CI_USER, full_name=CI_NAME, projects=[PROJECT])

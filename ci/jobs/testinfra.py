@@ -8,7 +8,7 @@ is never among them.
 
 import shlex
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ci.errors import ConfigError
 from ci.jobs.base import Plan, PlanStep, Where
@@ -63,6 +63,7 @@ def _command(arguments: list[str], endpoint: Endpoint, results: Path) -> str:
     pytest = [
         sys.executable,
         *("-m", "pytest", "-p", "no:cacheprovider", "--import-mode=importlib"),
+        f"--rootdir={_root(arguments[0])}",
         f"--junitxml={results}",
         *arguments,
     ]
@@ -79,6 +80,12 @@ def _command(arguments: list[str], endpoint: Endpoint, results: Path) -> str:
     return (
         f"printf '%s\\n' {lines} >{shlex.quote(str(config))} && exec {shlex.join(pytest + hosts)}"
     )
+
+
+def _root(tests: str) -> PurePath:
+    """The folder that test ids are told from: never one that differs from build to build."""
+    path = PurePath(tests.partition("::")[0])
+    return path.parent if path.suffix else path
 
 
 def _ssh_config(endpoint: Endpoint) -> list[str]:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import shlex
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -236,7 +235,7 @@ class Machine:
 
     def _gone(self) -> NodeUnavailable:
         # A socket that closes is noticed a moment before the process is gone.
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(proc.TimeoutExpired):
             self.process.wait(timeout=0.5)
         status = self.process.returncode
         what = "did not come up in time" if status is None else f"ended with status {status}"

@@ -5,6 +5,7 @@ apt is given an empty list of installed packages of its own, so it fetches every
 and neither reads nor changes what the host has.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class PackageSource:
         except proc.CommandFailed:
             self._set_up(private_lists=True)
         # One of the host's other sources may fail; what counts is whether ours can be had.
-        self._apt("update", timeout_s=300, check=False)
+        with contextlib.suppress(proc.CommandFailed):
+            self._apt("update", timeout_s=300)
         try:
             return self._fetch(wanted)
         except proc.CommandFailed as error:
@@ -116,7 +118,7 @@ class PackageSource:
             lines.append(f'Dir::State::lists "{self._folder}/lists";')
         self._config.write_text("\n".join(lines) + "\n")
 
-    def _apt(self, *args: str, timeout_s: float = 120, check: bool = True) -> proc.Completed:
+    def _apt(self, *args: str, timeout_s: float = 120) -> proc.Completed:
         environment = {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
         argv = ["apt-get", "-c", str(self._config), *args]
-        return proc.run(argv, timeout_s=timeout_s, env=environment, check=check)
+        return proc.run(argv, timeout_s=timeout_s, env=environment)

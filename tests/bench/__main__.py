@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ci.sandbox.real.jars import GerritMissing
+from ci.sandbox.real.server import RealGerrit
 from tests.bench import handout, pages, report
 from tests.bench.changes import Changes
 from tests.bench.contender import Contender, account, projects
@@ -25,8 +27,6 @@ from tests.bench.meter import calibrate
 from tests.bench.ours import Ours
 from tests.bench.runs import RUNS, Field
 from tests.bench.stream import Stream
-from tests.kit.gerrit_jars import GerritMissing
-from tests.kit.real_gerrit import RealGerrit
 
 CONTENDERS: dict[str, type[Floor] | type[Ours]] = {"null": Floor, "ours": Ours}
 ALONE = ("handout", "pages")  # they need no Gerrit

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from tests.kit.gerrit_rest import MAGIC
-from tests.kit.pusher import Pusher
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
+from ci.sandbox.author import Pusher
+from ci.sandbox.client import MAGIC
 
 CONNECTIONS = 4
 TIMEOUT_S = 60

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from ci.sandbox.real.server import RealGerrit
 from tests.bench.changes import GerritAway
 from tests.bench.runs import Field, Values
-from tests.kit.real_gerrit import RealGerrit
 
 DOWN_S = 30.0
 SHORT_DOWN_S = 3.0

@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+from ci.sandbox.account import ReviewServer
 from tests.bench import null_ci
 from tests.bench.contender import account, end, kill_tree, launch, projects
-from tests.kit.review_server import ReviewServer
 
 SETTLE_S = 1.0
 

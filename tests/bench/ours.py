@@ -16,10 +16,10 @@ from urllib.request import ProxyHandler, build_opener
 
 import yaml
 
+from ci.sandbox.account import ReviewServer
+from ci.sandbox.real.site import free_port
 from tests.bench.contender import account, end, gone, kill_tree, launch, projects
 from tests.bench.meter import tree
-from tests.kit.gerrit_site import free_port
-from tests.kit.review_server import ReviewServer
 
 READY_S = 60.0
 PASSWORD_VARIABLE = "BENCH_GERRIT_PASSWORD"
@@ -139,7 +139,7 @@ def _answers(port: int) -> bool:
 
 
 def _server_of(gerrit: Path) -> ReviewServer:
-    """Gerrit as `python -m tests.kit.real_gerrit status --json` describes it."""
+    """Gerrit as `python -m ci.sandbox.real.server status --json` describes it."""
     known = json.loads(gerrit.read_text())
     keys = Path(known["admin_key"]).parent
     return ReviewServer(

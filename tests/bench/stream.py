@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
 
 RECONNECT_S = 0.3
 

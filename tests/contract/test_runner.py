@@ -3,6 +3,8 @@
 
 import io
 import os
+import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -439,6 +441,42 @@ def test_a_node_that_hangs_is_bounded_by_the_deadline(
         for pid in sshd.connections():
             os.kill(pid, 18)
     assert time.monotonic() - start < 8
+
+
+@pytest.fixture
+def busybox_node(tmp_path: Path) -> Iterator[Node]:
+    """A node whose tools are busybox's own."""
+    tool = shutil.which("busybox")
+    if tool is None:
+        pytest.skip("busybox (apt-get install busybox)")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    subprocess.run([tool, "--install", "-s", str(tools)], check=True)
+    try:
+        with running(tmp_path / "sshd", path=str(tools)) as daemon:
+            endpoint = daemon.endpoint(tmp_path / "node")
+            session = runner_for(Transport.SSH).connect(endpoint, within())
+            yield Node(session, endpoint.workdir)
+            session.close()
+    except SshdMissing as missing:
+        require("sshd", present=False, why=str(missing))
+
+
+def test_a_busybox_node_keeps_the_contract(busybox_node: Node, tmp_path: Path) -> None:
+    node = busybox_node
+    node.put({"r/a.xml": b"<a/>", "r/d/b.xml": b"<b/>", "big.xml": b"x" * 5_000})
+    assert node.run("readlink -f $(which tar); exit 3") == 3
+    assert b"busybox" in node.output
+    assert node.run("kill -s KILL $$") == 137
+    with pytest.raises(CollectError, match=r"big\.xml"):
+        node.fetch("**/*.xml", to=tmp_path / "got", limit_bytes=1_000)
+    assert sorted(p.name for p in (tmp_path / "got").rglob("*.xml")) == ["a.xml", "b.xml"]
+    note = f"echo $$ >{tmp_path}/pid-$0; trap '' INT; while :; do sleep 1; done"
+    with pytest.raises(RunTimeout):
+        node.run(f"setsid sh -c '{note.replace('$0', 'x')}' & {note}", deadline=within(1))
+    pids = [int(path.read_text()) for path in tmp_path.glob("pid-*")]
+    assert len(pids) == 2
+    assert not any(is_alive(pid) for pid in pids)
 
 
 @on_ssh

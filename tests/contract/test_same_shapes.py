@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.kit.pusher import PushedChange, Pusher
-from tests.kit.real_gerrit import RealGerrit
+from ci.sandbox.author import PushedChange, Pusher
+from ci.sandbox.real.server import RealGerrit
 from tests.kit.sandbox_host import SandboxHost
 from tests.kit.ssh_client import EventTap, query
 

@@ -221,8 +221,9 @@ def test_malicious_objects_are_refused(origin: Origin, checkout: Checkout) -> No
     blob = done.stdout.decode().strip()
     _git(origin.work, "update-index", "--add", "--cacheinfo", f"100644,{blob},.gitmodules")
     change = origin.publish(REF)
-    with pytest.raises(ReviewServerError, match="could not be fetched"):
+    with pytest.raises(ReviewServerError, match="could not be fetched") as error:
         checkout.merge("acme/virt", "main", REF, change)
+    assert not error.value.retryable
 
 
 def test_hooks_in_the_cache_are_not_run(origin: Origin, checkout: Checkout, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ from ci.model.event_key import same_fact
 from ci.model.review import Review
 from ci.reporters.base import Delivery
 from ci.reporters.gerrit import GerritReporter
-from tests.kit.pusher import PushedChange, Pusher
-from tests.kit.real_gerrit import RealGerrit
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
+from ci.sandbox.author import PushedChange, Pusher
+from ci.sandbox.real.server import RealGerrit
 from tests.kit.sandbox_host import SandboxHost
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.pusher import Pusher
-from tests.kit.real_gerrit import RealGerrit
+from ci.sandbox.author import Pusher
+from ci.sandbox.real.server import RealGerrit
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +36,7 @@ def test_a_crash_directly_after_a_vote_loses_nothing(real_gerrit: RealGerrit, tm
 def test_another_process_sees_it_run(real_gerrit: RealGerrit):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "tests.kit.real_gerrit", "status", "--json"),
+            *(sys.executable, "-m", "ci.sandbox.real.server", "status", "--json"),
             *("--site", str(real_gerrit.site.path)),
         ],
         cwd=Path(__file__).parents[2],

@@ -14,8 +14,8 @@ import paramiko
 import pytest
 
 from ci.errors import ReviewServerError
-from tests.kit.pusher import Pusher
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
+from ci.sandbox.author import Pusher
 from tests.kit.sandbox_host import ADMIN_USER, PASSWORD, SandboxHost
 from tests.kit.ssh_client import EventTap, query
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kit.gerrit_jars import GerritMissing, require_tools
-from tests.kit.real_gerrit import RealGerrit
+from ci.sandbox.real.jars import GerritMissing, require_tools
+from ci.sandbox.real.server import RealGerrit
 from tests.kit.require import require
 from tests.kit.sandbox_host import SandboxHost
 

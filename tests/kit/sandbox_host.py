@@ -4,8 +4,8 @@
 from pathlib import Path
 
 from ci.sandbox import Sandbox
-from tests.kit.gerrit_site import make_key
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
+from ci.sandbox.real.site import make_key
 
 ADMIN_USER, CI_USER, PASSWORD = "admin", "hypervouch-ci", "secret"
 

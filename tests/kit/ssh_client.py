@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
 
 Event = dict[str, Any]
 

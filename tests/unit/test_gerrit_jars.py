@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import gerrit_jars
-from tests.kit.gerrit_jars import GerritFailed, GerritMissing
-from tests.kit.gerrit_site import Site
+from ci.sandbox.real import jars as gerrit_jars
+from ci.sandbox.real.jars import GerritFailed, GerritMissing
+from ci.sandbox.real.site import Site
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ def _load(request: Request, site: Site) -> Loaded:
         "attempt": attempt,
         "attempts": detail.attempts,
         "size_lines": WINDOW_LINES,
-        "follows": live and window.last >= window.total,
+        "follows": live and first <= window.total + 1 and window.last >= window.total,
     }
     return Loaded(record=record, more=more)
 

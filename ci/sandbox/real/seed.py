@@ -4,7 +4,7 @@
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.kit.review_server import ReviewServer
+from ci.sandbox.account import ReviewServer
 
 CI_GROUP = "Third-Party CI"
 READER_GROUP = "Event Readers"

@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ci import proc
 from ci.proc import start_tick
-from tests.kit.gerrit_jars import GerritFailed, Java
+from ci.sandbox.real.jars import GerritFailed, Java
 
 HOST = "127.0.0.1"
 LAUNCHER = "com.google.gerrit.launcher.GerritLauncher"
@@ -129,11 +129,7 @@ def make_key(path: Path) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         comment = f"{path.name}@example.com"
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)],
-            check=True,
-            timeout=60,
-        )
+        proc.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)])
     return path
 
 
@@ -158,9 +154,9 @@ def java_command(site: Site, java: Java, jars: list[Path], *options: str) -> lis
 def server_environment(site: Site) -> Mapping[str, str]:
     """Our environment without what would leak the user's git or Java settings into the server."""
     foreign = re.compile(r"GIT_.*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS")
-    kept = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
+    blank = {name: "" for name in os.environ if foreign.fullmatch(name)}
     home = site.path / "home"
-    return {**kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+    return {**os.environ, **blank, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
 
 
 def initialise(site: Site, java: Java, jars: list[Path], lock_fd: int, state: SiteState) -> None:
@@ -174,23 +170,20 @@ def initialise(site: Site, java: Java, jars: list[Path], lock_fd: int, state: Si
     # Gerrit's init gives the first account the key that it finds under this name.
     shutil.copy(f"{key}.pub", site.path / "home" / ".ssh" / "id_rsa.pub")
     (site.etc / "gerrit.config").write_text(_config(state))
-    done = subprocess.run(
+    done = proc.run(
         [
             *java_command(site, java, jars),
             *("init", "-d", str(site.path), "--batch", "--no-auto-start", "--dev"),
         ],
         env=server_environment(site),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
+        timeout_s=300,
         check=False,
-        pass_fds=[lock_fd],  # should we be killed, the lock lasts until init ends
+        keep_open=[lock_fd],  # should we be killed, the lock lasts until init ends
     )
-    (site.path / "logs" / "init.log").write_text(done.stdout)
-    if done.returncode != 0 or not (site.path / "git" / "All-Projects.git").is_dir():
-        end = "\n".join(done.stdout.splitlines()[-15:])
+    said = done.text + done.stderr.decode("utf-8", "replace")
+    (site.path / "logs" / "init.log").write_text(said)
+    if done.status != 0 or not (site.path / "git" / "All-Projects.git").is_dir():
+        end = "\n".join(said.splitlines()[-15:])
         raise GerritFailed(f"Gerrit's init failed:\n{end}")
     (site.path / "bin" / "gerrit.war").unlink(missing_ok=True)  # a 60 MB copy of a cached jar
     site.save(state)

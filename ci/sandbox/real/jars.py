@@ -11,13 +11,15 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from ci import proc
+from ci.errors import HypervouchError
 
 VERSION = "3.10.2"
 LEAST_JAVA = 17
@@ -26,11 +28,11 @@ BOUNCYCASTLE_GROUP = "org.bouncycastle"
 BOUNCYCASTLE_VERSION = "1.78.1"
 
 
-class GerritMissing(Exception):
+class GerritMissing(HypervouchError):
     """This machine cannot run a real Gerrit; the text names what to install."""
 
 
-class GerritFailed(Exception):
+class GerritFailed(HypervouchError):
     """The real Gerrit did not do as asked; the text says what and shows its log's end."""
 
 
@@ -136,18 +138,16 @@ def _java_candidates() -> Iterator[Path]:
     if on_path:
         yield Path(on_path)
         parents = Path(on_path).resolve().parents
-        if len(parents) > 2:
-            yield from sorted(parents[2].glob("*/bin/java"))
+        for above in parents[2:3]:
+            yield from sorted(above.glob("*/bin/java"))
 
 
 def _java_major(executable: Path) -> int:
     try:
-        done = subprocess.run(
-            [str(executable), "-version"], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = proc.run([str(executable), "-version"], check=False)
+    except proc.CommandFailed:
         return 0
-    found = re.search(r'version "(\d+)', done.stderr + done.stdout)
+    found = re.search(r'version "(\d+)', done.stderr.decode("utf-8", "replace") + done.text)
     return int(found.group(1)) if found else 0
 
 
@@ -208,18 +208,17 @@ def _fetch() -> None:
         pom = Path(scratch) / "pom.xml"
         pom.write_text(_pom())
         output = Path(scratch) / "jars"
-        done = subprocess.run(
+        done = proc.run(
             [
                 *(maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"),
                 f"-DoutputDirectory={output}",
             ],
-            capture_output=True,
-            text=True,
-            timeout=900,
+            timeout_s=900,
             check=False,
         )
-        if done.returncode != 0:
-            errors = [s for s in (done.stdout + done.stderr).splitlines() if "ERROR" in s][:4]
+        if done.status != 0:
+            said = done.text + done.stderr.decode("utf-8", "replace")
+            errors = [s for s in said.splitlines() if "ERROR" in s][:4]
             raise GerritMissing(
                 f"Gerrit {VERSION}'s jars, which Maven could not fetch:\n" + "\n".join(errors)
             )

@@ -2,7 +2,7 @@
 """A real Gerrit 3.10.2 on the loopback address, for tests and for `make bench`.
 
 As a library: `RealGerrit(directory)`. From a shell, one command at a time:
-`python -m tests.kit.real_gerrit start|seed|status|stop --site DIR --json`.
+`python -m ci.sandbox.real.server start|seed|status|stop --site DIR --json`.
 The server is headless (its web pages are only in the war) and runs until it is stopped.
 """
 
@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +21,12 @@ from typing import Any
 
 import httpx
 
-from tests.kit import gerrit_jars, gerrit_seed
-from tests.kit.gerrit_jars import GerritFailed, GerritMissing, locked
-from tests.kit.gerrit_site import (
+from ci import proc
+from ci.sandbox.account import ReviewServer
+from ci.sandbox.real import jars as gerrit_jars
+from ci.sandbox.real import seed as gerrit_seed
+from ci.sandbox.real.jars import GerritFailed, GerritMissing, locked
+from ci.sandbox.real.site import (
     HOST,
     NO_ARCHIVED_LAMBDAS,
     Site,
@@ -34,7 +36,6 @@ from tests.kit.gerrit_site import (
     java_command,
     server_environment,
 )
-from tests.kit.review_server import ReviewServer
 
 ADMIN_USER, PASSWORD = "admin", "secret"  # what Gerrit's `init --dev` gives
 DEFAULT_CI_USER = "hypervouch-ci"
@@ -61,7 +62,7 @@ class RealGerrit:
         self.admin_key = self.site.keys / ADMIN_USER
         self.known_hosts = self.site.known_hosts
         self.ci_password = PASSWORD
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: proc.Process | None = None
 
     @property
     def _state(self) -> SiteState:
@@ -129,7 +130,7 @@ class RealGerrit:
             sharing = [f"-XX:ArchiveClassesAtExit={self._archive_draft}"]
             (self.site.path / "archive.path").write_text(str(archive))
         with self.site.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = proc.spawn(
                 [
                     *java_command(
                         self.site,
@@ -141,10 +142,7 @@ class RealGerrit:
                 ],
                 cwd=self.site.path,
                 env=server_environment(self.site),
-                stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
         self.site.record_pid(self._process.pid)
 
