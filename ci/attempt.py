@@ -200,7 +200,7 @@ def _on_node(context: AttemptContext, merged: MergedTree, lease: Lease) -> Attem
 
 def _check_trust(context: AttemptContext, endpoint: Endpoint) -> None:
     if endpoint.transport is Transport.LOCAL and not context.order.job.trusted:
-        raise NodeUnavailable(
+        raise HarnessBroken(  # the job is wrong, not the node
             f"job {context.order.job.name} is not trusted and may not run on this machine itself",
             hint="give it a node of its own, or set trusted: true",
         )
@@ -264,18 +264,26 @@ def _steps(context: AttemptContext, session: Session, plan: Plan) -> int:
 def _step(context: AttemptContext, session: Session, plan: Plan, step: PlanStep) -> int:
     context.console.note(f"{step.phase}: {step.command}")
     deadline = Deadline(step.phase, step.timeout_s, context.clock)
-    if step.where is Where.CONTROLLER:
-        local = Endpoint(transport=Transport.LOCAL, workdir=str(context.directory))
-        session = runner_for(Transport.LOCAL).connect(local, deadline)
-    directory = plan.checkout if step.where is Where.NODE else str(context.directory)
-    return session.run(
-        step.command,
-        directory=directory,
-        env=plan.env,
-        sink=context.console.write,
-        deadline=deadline,
-        cancel=context.cancel,
-    )
+
+    def run(on: Session, directory: str) -> int:
+        return on.run(
+            step.command,
+            directory=directory,
+            env=plan.env,
+            sink=context.console.write,
+            deadline=deadline,
+            cancel=context.cancel,
+        )
+
+    if step.where is Where.NODE:
+        return run(session, plan.checkout)
+    local = Endpoint(transport=Transport.LOCAL, workdir=str(context.directory))
+    here = runner_for(Transport.LOCAL).connect(local, deadline)
+    try:
+        return run(here, str(context.directory))
+    finally:
+        here.kill()
+        here.close()
 
 
 def _end(context: AttemptContext, plan: Plan, status: int, found: Collected) -> AttemptEnd:

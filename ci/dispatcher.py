@@ -83,6 +83,16 @@ class Dispatcher:
                 self._engine.submit(build_id)
         return len(lost)
 
+    def forget(self) -> int:
+        """Drop the engine's records of what ended; returns how many.
+
+        Not while `reconcile` submits one of them anew: its new record would be dropped.
+        """
+        with self._starting:
+            ended = self._engine.finished()
+            self._engine.forget(ended)
+        return len(ended)
+
     def _explain(self) -> None:
         """Write down why builds wait, where that has changed."""
         with self._database.read() as tx:

@@ -10,9 +10,10 @@ One process per database may run an Engine on SQLite; a file lock refuses the se
 """
 
 import fcntl
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, ClassVar, Protocol
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
@@ -24,6 +25,7 @@ APPLICATION_VERSION = "1"  # raised only when the skeleton below changes, after 
 EXECUTOR = "embedded"
 FIRST_STEP = "check"
 STEP_LIMIT = 100
+BROKEN_S = 60.0
 
 
 class Steps(Protocol):
@@ -39,9 +41,14 @@ class Steps(Protocol):
 
 
 class _Bound:
-    """The steps of this process: DBOS registers functions, not objects."""
+    """The steps of this process: DBOS registers functions, not objects.
+
+    `broken` are builds whose workflow ended here by an error, and when: if the engine's own
+    disk is full it cannot even write that down, and its record says for ever that they run.
+    """
 
     steps: Steps | None = None
+    broken: ClassVar[dict[str, float]] = {}
 
     @classmethod
     def get(cls) -> Steps:
@@ -63,11 +70,15 @@ def _report(build_id: str) -> None:
 @DBOS.workflow(name="build", max_recovery_attempts=1_000_000)
 def _build(build_id: str) -> None:
     kind = FIRST_STEP
-    for _ in range(STEP_LIMIT):
-        kind = _attempt(build_id, kind)
-        if not kind:
-            break
-    _report(build_id)
+    try:
+        for _ in range(STEP_LIMIT):
+            kind = _attempt(build_id, kind)
+            if not kind:
+                break
+        _report(build_id)
+    except BaseException:
+        _Bound.broken[build_id] = time.monotonic()
+        raise
 
 
 class Engine:
@@ -100,6 +111,7 @@ class Engine:
             raise HypervouchBug("the engine was started without holding its state directory")
         self._use_wal()
         _Bound.steps = steps
+        _Bound.broken.clear()
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": f"sqlite:///{self._path}",
@@ -149,6 +161,9 @@ class Engine:
             workflow_ids=ids, status=["PENDING", "ENQUEUED"], load_input=False, load_output=False
         )
         running = {status.workflow_id for status in live}
+        # Younger ones may still be about to write down how they ended.
+        old = time.monotonic() - BROKEN_S
+        running -= {build_id for build_id, at in dict(_Bound.broken).items() if at < old}
         return tuple(i for i in ids if i not in running)
 
     def forget(self, build_ids: Iterable[str]) -> None:
@@ -156,6 +171,8 @@ class Engine:
         ids = list(build_ids)
         if ids:
             DBOS.delete_workflows(ids)
+            for build_id in ids:
+                _Bound.broken.pop(build_id, None)
 
     def finished(self, limit: int = 500) -> tuple[str, ...]:
         """Builds whose record is only history by now; retention forgets them."""

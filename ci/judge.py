@@ -12,7 +12,8 @@ Verdict. Pure: the one table of who gets -1.
 | new-failing | fails here and again; the branch tip does not have this test    | -1        |
 | known       | fails here and on the branch tip                                | as set    |
 | flaky       | failed, then passed on the same commit                          | +1, named |
-| infra       | node, network, harness or time-out, on every node tried         | none      |
+| infra       | node, network, harness or time-out, on every node tried; or the | none      |
+|             | repeat did not get to the test that failed                      |           |
 | conflict    | does not merge onto the branch tip                              | as set    |
 | empty       | the suite ran no test: our fault                                | none      |
 | canceled    | superseded, abandoned, or by an operator                        | none      |
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ci.layout import ConflictPolicy, Pipeline, VotePolicy
-from ci.model.build import INFRA_RESULTS, AttemptKind, AttemptRecord
+from ci.model.build import AttemptKind, AttemptRecord
 from ci.model.result import (
     FailureClass,
     Judgement,
@@ -91,7 +92,8 @@ def _compare(
     rules: BuildRules,
 ) -> AttemptKind | Judgement:
     """A check with failing tests: get the baseline, then the repeat, then judge."""
-    baseline = _usable(attempts, AttemptKind.BASELINE) or _fresh(baselines, check.tip)
+    own = [a for a in attempts if a.kind is AttemptKind.BASELINE]
+    baseline = _alike(own, check) or _alike(baselines, check)
     if baseline is None:
         return _after_trouble(attempts, AttemptKind.BASELINE, rules)
     repeat = _usable(attempts, AttemptKind.REPEAT)
@@ -104,9 +106,10 @@ def _usable(attempts: Iterable[AttemptRecord], kind: AttemptKind) -> AttemptReco
     return next((a for a in attempts if a.kind is kind and a.finished_tests), None)
 
 
-def _fresh(baselines: Iterable[AttemptRecord], tip: str) -> AttemptRecord | None:
-    """A baseline of exactly the tip that the check was merged onto: only like is compared."""
-    return next((b for b in baselines if b.tip == tip and b.finished_tests), None)
+def _alike(baselines: Iterable[AttemptRecord], check: AttemptRecord) -> AttemptRecord | None:
+    """A baseline of the check's own tip and evidence grade: only like is compared."""
+    mine = (check.tip, check.grade)
+    return next((b for b in baselines if (b.tip, b.grade) == mine and b.finished_tests), None)
 
 
 def _ended(attempt: AttemptRecord) -> Judgement:
@@ -134,7 +137,7 @@ def _after_trouble(
             reason=empty.error,
             attempts_compared=(empty.attempt_id,),
         )
-    counted = [a for a in tried if a.result in INFRA_RESULTS and not a.interrupted]
+    counted = [a for a in tried if not a.interrupted]
     interruptions = len(tried) - len(counted)
     if len(counted) < rules.node_attempts and interruptions < INTERRUPTION_LIMIT:
         return kind
@@ -149,11 +152,12 @@ def _gave_up(tried: Sequence[AttemptRecord], kind: AttemptKind) -> Judgement:
         AttemptKind.BASELINE: "the branch tip could not be tested for comparison",
     }[kind]
     nodes = len(tried)
+    trouble = last.error or f"its node has evidence grade {last.grade}, unlike the check's"
     return Judgement(
         result=Result.RETRY_LIMIT if nodes > 1 else last.result,
         failure_class=FailureClass.INFRA,
         vote=0,
-        reason=f"{purpose} in {nodes} {'try' if nodes == 1 else 'tries'}: {last.error}",
+        reason=f"{purpose} in {nodes} {'try' if nodes == 1 else 'tries'}: {trouble}",
         attempts_compared=tuple(a.attempt_id for a in tried),
     )
 
@@ -218,6 +222,15 @@ def _judge_failures(
                 findings=findings,
                 attempts_compared=compared,
             )
+    if FailureClass.INFRA in classes:
+        return Judgement(
+            result=Result.ERROR,
+            failure_class=FailureClass.INFRA,
+            vote=0,
+            reason=_reason_of(findings, FailureClass.INFRA),
+            findings=findings,
+            attempts_compared=compared,
+        )
     known = FailureClass.KNOWN in classes
     return Judgement(
         result=Result.SUCCESS,
@@ -237,7 +250,9 @@ def _finding(outcome: Outcome, tip: Outcome | None, again: Outcome | None) -> Te
             "the branch tip fails it as well"
             + ("" if same else f", with another message: {tip.message}"),
         )
-    elif again is not None and not again.status.bad:
+    elif again is None or again.status is Status.SKIP:
+        found, why = FailureClass.INFRA, "did not run when the suite was repeated"
+    elif not again.status.bad:
         found, why = FailureClass.FLAKY, "passed when it was repeated on the same commit"
     elif tip is None:
         found, why = (
@@ -267,6 +282,7 @@ def _reason_of(findings: Sequence[TestFinding], wanted: FailureClass) -> str:
         FailureClass.NEW_FAILING: f"{count} that this patch brings in fails",
         FailureClass.KNOWN: f"{count} is broken on the branch tip as well",
         FailureClass.FLAKY: f"{count} passed only on the second run",
+        FailureClass.INFRA: f"{count} did not run again when the suite was repeated",
     }[wanted]
     return f"{said}: {', '.join(names[:5])}" + (", ..." if len(names) > len(names[:5]) else "")
 
@@ -295,7 +311,7 @@ def verdict(builds: Sequence[BuildWord], pipeline: Pipeline) -> Verdict:
     may_vote = any(b.voting for b in builds)
     return Verdict(
         vote=_allowed(value if may_vote else 0, pipeline),
-        succeeded=not guilty and not undecided,
+        succeeded=all(b.judgement.result is Result.SUCCESS for b in voting),
         reason="; ".join(f"{b.job}: {b.judgement.reason}" for b in culprits)
         or "every job succeeded",
         report=pipeline.policy is not VotePolicy.SILENT,

@@ -85,6 +85,8 @@ class Listener:
         self._on_stored = on_stored
         self._stop = threading.Event()
         self._caught_up = threading.Event()
+        self._gap = 0  # counts connects: a catch-up closes only gaps older than itself
+        self._gap_lock = threading.Lock()
         self._catching_up = threading.Lock()
         self._connected_at_s = 0.0
         self._stream: Stream | None = None
@@ -94,7 +96,7 @@ class Listener:
         """Connect, listen, connect again, until `stop`; the body of one thread."""
         backoff = Backoff()
         while not self._stop.is_set():
-            self._caught_up.clear()
+            self._open_gap()
             self._connected_at_s = 0.0
             error = self._listen()
             if (
@@ -132,12 +134,23 @@ class Listener:
 
         Called again when the server says that it dropped events.
         """
-        self._caught_up.clear()
+        self._open_gap()
         self._connected_at_s = self._clock.monotonic_s()
         self._state("connected", "")
         threading.Thread(
             target=self._catch_up_until_done, name=f"catch-up-{self.name}", daemon=True
         ).start()
+
+    def _open_gap(self) -> None:
+        """From now on the watermark stands still, until a catch-up that begins later is done."""
+        with self._gap_lock:
+            self._gap += 1
+            self._caught_up.clear()
+
+    def _close_gap(self, gap: int) -> None:
+        with self._gap_lock:
+            if gap == self._gap:
+                self._caught_up.set()
 
     def take_line(self, line: bytes) -> None:
         """Store one line of the stream; the reader waits while the disk is full."""
@@ -202,6 +215,7 @@ class Listener:
             StorageError: The disk did not take it; likewise.
         """
         with self._catching_up:
+            gap = self._gap
             until = self._history.server_time()
             since = events.watermark(self._database, self.name)
             found = 0
@@ -214,7 +228,7 @@ class Listener:
                         move_watermark=False,
                     )
             events.advance_watermark(self._database, self.name, until)
-            self._caught_up.set()
+            self._close_gap(gap)
         if found:
             self._on_stored()
         self._log.info("caught up", action="catch-up", found=found)

@@ -140,6 +140,9 @@ class Planner:
 
     def _decide(self, event: Event) -> tuple[Decision, ...]:
         layout = self._layout()
+        if event.connection not in self._servers:
+            reason = f"connection {event.connection} is no longer in the configuration"
+            return (Decision(pipeline="", starts=False, reason=reason),)
         if event.kind is EventKind.CHANGE_RESTORED:
             event = replace(event, kind=EventKind.PATCHSET_CREATED)
         if event.patchset and not self._earlier_verdict(event):

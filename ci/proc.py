@@ -157,7 +157,6 @@ def spawn(
 PIPE = subprocess.PIPE
 TimeoutExpired = subprocess.TimeoutExpired
 Process: TypeAlias = subprocess.Popen[bytes]
-Process: TypeAlias = subprocess.Popen[bytes]
 
 
 def kill_group(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:

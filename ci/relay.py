@@ -95,7 +95,11 @@ class Relay:
             self._postpone(row, str(error), self._away.next_s())
             return
         except HypervouchError as error:
-            self._settle(row, "dropped", str(error))
+            self._postpone(row, str(error), REFUSED_S)
+            return
+        except Exception as error:  # noqa: BLE001 - the loop edge: a bug costs time, never a vote
+            self._log.exception("a bug in this program", action="bug", change=row.change_number)
+            self._postpone(row, f"a bug: {type(error).__name__}: {error}", REFUSED_S)
             return
         self._away.reset()
         if delivery is Delivery.REFUSED:

@@ -62,13 +62,14 @@ def _row(build: JudgedBuild, url: str) -> CommentRow:
 
 
 def _sentence(builds: Sequence[JudgedBuild], verdict: Verdict) -> str:
-    classes = {b.judgement.failure_class for b in builds if b.voting}
+    counted = [b for b in builds if b.voting] or builds
+    classes = {b.judgement.failure_class for b in counted}
     if verdict.succeeded:
         return "All voting jobs passed."
-    if classes & set(_COUNTED):
-        return "A test that passes on the branch does not pass with this patch, and again not."
     if FailureClass.CONFLICT in classes:
         return "This patch set does not merge onto its branch; please rebase it."
+    if classes & set(_COUNTED):
+        return "A test that passes on the branch does not pass with this patch, and again not."
     return "This is the lab's trouble, not the patch's: nothing is voted."
 
 

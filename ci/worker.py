@@ -95,11 +95,11 @@ class Worker:
         order = self._patiently(lambda: attempts.load(self._database, build_id))
         if order is None or order.state in {"done", "canceled"}:
             return ""
-        wanted = self._next(order, default=AttemptKind(kind))
+        wanted = self._patiently(lambda: self._next(order, default=AttemptKind(kind)))
         if isinstance(wanted, Judgement):
             return ""
         self._one(order, wanted)
-        following = self._next(order, default=wanted)
+        following = self._patiently(lambda: self._next(order, default=wanted))
         return "" if isinstance(following, Judgement) else following.value
 
     def report(self, build_id: str) -> None:
@@ -139,6 +139,8 @@ class Worker:
         with self._lock:
             self._running[order.build_id] = cancel
         try:
+            if self._stop.is_set():  # `stop` did not see this attempt
+                raise Stopping
             end = self._run(order, kind, attempt_id, cancel)
         finally:
             with self._lock:
@@ -301,4 +303,9 @@ class Worker:
 
 
 def _end_of(error: HypervouchError) -> AttemptEnd:
-    return AttemptEnd(result=result_of(error), error=error.message, hint=error.hint)
+    return AttemptEnd(
+        result=result_of(error),
+        error=error.message,
+        hint=error.hint,
+        interrupted=isinstance(error, StorageError),  # a full disk is no node's fault
+    )

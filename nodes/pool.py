@@ -70,6 +70,7 @@ class NodePool:
             for node in provider.node_names()
         }
         self._held: dict[str, _Held] = {}
+        self._busy: dict[str, int] = {}  # nodes this process works with, by token; 0: a probe
         self._lock = threading.Lock()
         self._freed = threading.Condition()
         self._stop = threading.Event()
@@ -88,9 +89,11 @@ class NodePool:
     def clean(self) -> None:
         """Throw away machines that run without a lease."""
         with self._lock:
-            held = frozenset(item.lease.node for item in self._held.values())
+            busy = frozenset(self._busy)
         for provider in {p.name: p for _, p in self._owners.values()}.values():
-            for node in provider.leaked(held):
+            for node in provider.leaked(busy):
+                if node in self._busy:  # leased while the provider looked
+                    continue
                 self._log.warning("a machine without a lease was ended", action="clean", node=node)
                 provider.stop(node)
 
@@ -128,6 +131,8 @@ class NodePool:
                     now=self._clock.now(),
                     term=self._term,
                 )
+                if lease:  # before the commit: what is leased is never seen as leaked
+                    self._mark(lease.node, lease.token)
             if lease:
                 return lease
             with self._freed:
@@ -209,16 +214,43 @@ class NodePool:
             return leases.holds(tx, lease, now=self._clock.now())
 
     def give_back(self, lease: Lease) -> None:
-        """End the machine, then the lease: nobody gets the node while it is still busy."""
-        _, provider = self._owners[lease.node]
+        """End the machine, then the lease: nobody gets the node while it is still busy.
+
+        Under a stale token the machine is somebody else's, and stays.
+        """
         try:
-            provider.stop(lease.node)
+            if self._still_newest(lease):
+                self._end_machine(lease.node)
+                with self._database.write() as tx:
+                    leases.release(tx, lease)
+        finally:
+            self._unmark(lease.node, lease.token)
+            with self._freed:
+                self._freed.notify_all()
+
+    def _still_newest(self, lease: Lease) -> bool:
+        """Whether nobody leased the node since; gives the machine's end a term of its own."""
+        try:
+            with self._database.write() as tx:
+                return leases.prolong(tx, lease, now=self._clock.now(), term=self._term)
+        except StorageError:
+            return True  # who cannot write cannot have leased it either
+
+    def _end_machine(self, node: str) -> None:
+        _, provider = self._owners[node]
+        try:
+            provider.stop(node)
         except HypervouchError as error:
-            self.note_failure(lease.node, f"its machine could not be ended: {error.message}")
-        with self._database.write() as tx:
-            leases.release(tx, lease)
-        with self._freed:
-            self._freed.notify_all()
+            self.note_failure(node, f"its machine could not be ended: {error.message}")
+
+    def _mark(self, node: str, token: int) -> None:
+        with self._lock:
+            self._busy[node] = token
+
+    def _unmark(self, node: str, token: int) -> None:
+        with self._lock:
+            if self._busy.get(node) == token:
+                del self._busy[node]
 
     def kill_machine(self, node: str) -> None:
         """End a node's machine under whoever holds it: what a power cut would do."""
@@ -232,6 +264,7 @@ class NodePool:
         """
         for name in self._quarantined():
             _, provider = self._owners[name]
+            self._mark(name, 0)
             try:
                 self._preflight(provider.start(name, "probe"))
             except HypervouchError as error:
@@ -239,7 +272,8 @@ class NodePool:
             else:
                 self.note_success(name)
             finally:
-                provider.stop(name)
+                self._end_machine(name)
+                self._unmark(name, 0)
 
     def _quarantined(self) -> tuple[str, ...]:
         with self._database.read() as tx:
@@ -259,11 +293,12 @@ class NodePool:
         self._stop.set()
 
     def _keep(self, item: _Held) -> None:
-        now = self._clock.monotonic_s()
         try:
-            self._look(item, now)
+            self._look(item, self._clock.monotonic_s())
         except StorageError as error:
-            if now - item.renewed_at_s > self._term.total_seconds() * 2 / 3:
+            # The refusal itself may have taken long: a locked database waits.
+            silent_s = self._clock.monotonic_s() - item.renewed_at_s
+            if silent_s > self._term.total_seconds() * 2 / 3:
                 item.cancel.cancel(
                     LeaseLost(
                         f"the lease on {item.lease.node} could not be renewed: {error.message}"

@@ -32,9 +32,15 @@ def request_recheck(
         at: Now.
 
     Raises:
-        RequestRefused: The change was never tested here, or is on several servers.
+        RequestRefused: The change was never tested here, its newest patch set was not, or it
+            is on several servers.
     """
     row = _newest(database, number, connection)
+    if row.patchset < row.newest:
+        raise RequestRefused(
+            f"patch set {row.newest} of change {number} is current and was never tested here",
+            hint="comment `recheck` on its page in Gerrit instead",
+        )
     event = Event(
         key=f"request:{uuid.uuid4().hex}",
         connection=row.connection,
@@ -50,7 +56,9 @@ def request_recheck(
             status=row.status,
         ),
         patchset=Patchset(number=row.patchset, revision=row.revision, ref=row.ref),
-        author=Account(username=by),
+        # Not the bare name: the service may run under the name of its Gerrit account, and what
+        # that account says is never a request.
+        author=Account(username=f"operator {by}"),
         occurred_at=at,
         texts=(f"recheck {words}".strip(),),
         source="request",
@@ -74,6 +82,7 @@ def _newest(database: Database, number: int, connection: str | None) -> sa.Row[A
             change.c.owner,
             change.c.url,
             change.c.status,
+            change.c.patchset.label("newest"),
         )
         .join(
             change,

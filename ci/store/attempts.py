@@ -175,10 +175,13 @@ def records(tx: sa.Connection, build_id: str) -> tuple[AttemptRecord, ...]:
 def baselines(
     tx: sa.Connection, order: BuildOrder, *, check: AttemptRecord, limit: int = 5
 ) -> tuple[AttemptRecord, ...]:
-    """Runs of a check's branch tip by the same job, node label and grade, newest first."""
+    """Runs of a check's branch tip by the same job, node label and grade, newest first.
+
+    The job must be the same in all it says: another command runs other tests.
+    """
     table, build, buildset = schema.attempt, schema.build, schema.buildset
     rows = tx.execute(
-        sa.select(table)
+        sa.select(table, build.c.job.label("job"))
         .join(build, build.c.id == table.c.build_id)
         .join(buildset, buildset.c.id == build.c.buildset_id)
         .where(
@@ -188,13 +191,14 @@ def baselines(
             table.c.grade == check.grade,
             build.c.job_name == order.job.name,
             build.c.node_label == order.job.node_label,
+            buildset.c.connection == order.connection,
             buildset.c.project == order.project,
             buildset.c.branch == order.branch,
         )
         .order_by(table.c.started_at.desc())
         .limit(limit)
     ).all()
-    return _with_outcomes(tx, rows)
+    return _with_outcomes(tx, [row for row in rows if Job.model_validate(row.job) == order.job])
 
 
 def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[AttemptRecord, ...]:

@@ -86,9 +86,20 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for reading; on SQLite it holds no lock against writers."""
-        with self.engine.connect() as connection:
-            yield connection.execution_options(ci_reading=True)
+        """A connection for reading; on SQLite it holds no lock against writers.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        try:
+            with self.engine.connect() as connection:
+                yield connection.execution_options(ci_reading=True)
+        except sa.exc.OperationalError as error:
+            raise StorageError(
+                f"the database could not be read: {error.orig}",
+                hint="look at the disk, and whether state-dir is the right one",
+                retryable=True,
+            ) from error
 
     def close(self) -> None:
         """Give back every connection."""

@@ -103,12 +103,18 @@ def _is_held(lease: Lease) -> sa.ColumnElement[bool]:
     )
 
 
+def prolong(tx: sa.Connection, lease: Lease, *, now: datetime, term: timedelta) -> bool:
+    """Let a lease last for another term; False when its token is no longer the newest."""
+    done = tx.execute(sa.update(schema.node).where(_is_held(lease)).values(expires_at=now + term))
+    return bool(done.rowcount)
+
+
 def renew(
     tx: sa.Connection, lease: Lease, *, build_id: str, now: datetime, term: timedelta
 ) -> Renewal:
     """Prolong a lease, and look on the way whether its build was cancelled."""
-    done = tx.execute(sa.update(schema.node).where(_is_held(lease)).values(expires_at=now + term))
-    return Renewal(held=bool(done.rowcount), cancel_reason=cancel_reason(tx, build_id))
+    held = prolong(tx, lease, now=now, term=term)
+    return Renewal(held=held, cancel_reason=cancel_reason(tx, build_id))
 
 
 def holds(tx: sa.Connection, lease: Lease, *, now: datetime) -> bool:

@@ -14,7 +14,13 @@ from ci.store import schema
 def add(
     tx: sa.Connection, *, buildset_id: str, connection: str, review: Review, at: datetime
 ) -> None:
-    """Owe a review; part of the transaction that writes the verdict. One per buildset."""
+    """Owe a review; part of the transaction that writes the verdict. One per buildset.
+
+    A vote replaces what an earlier run of the same patch set and pipeline still owes: were
+    that delivered later, the older vote would stand.
+    """
+    if review.label:
+        _replace(tx, connection, review, at)
     tx.execute(
         sa.insert(schema.outbox).values(
             buildset_id=buildset_id,
@@ -34,6 +40,21 @@ def add(
             error="",
             created_at=at,
         )
+    )
+
+
+def _replace(tx: sa.Connection, connection: str, review: Review, at: datetime) -> None:
+    table = schema.outbox
+    tx.execute(
+        sa.update(table)
+        .where(
+            table.c.state == "pending",
+            table.c.connection == connection,
+            table.c.change_number == review.change_number,
+            table.c.patchset == review.patchset,
+            table.c.tag == review.tag,
+        )
+        .values(state="dropped", error="a later run of this patch set replaced it", settled_at=at)
     )
 
 

@@ -166,4 +166,4 @@ def _machine(rows: Sequence[Row]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core of the flow with fakes at its rim: layouts, events, rows and a scripted lab."""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+
+from ci.bell import Bell
+from ci.cancel import CancelToken, Deadline
+from ci.checkout import MergedTree
+from ci.clock import FakeClock
+from ci.collect import LogStore
+from ci.errors import HypervouchError, ReviewServerError
+from ci.layout import Connection, Job, Layout, Pipeline, Project, ProviderConfig, Service
+from ci.model.change import Change, Patchset
+from ci.model.event import Account, Event, EventKind
+from ci.model.node import Endpoint
+from ci.planner import Planner
+from ci.runners.base import Sink
+from ci.runners.dummy import DummyRunner, DummySession
+from ci.store import schema
+from ci.store.builds import NewBuildset, add_buildset
+from ci.store.database import Database
+from ci.worker import Worker
+from nodes.pool import NodePool
+from nodes.providers.dummy import DummyOptions, DummyProvider
+
+GERRIT = "review"
+PROJECT = "acme/virt"
+TIP = "7" * 40
+OWN = frozenset({"acme-ci", "Acme CI"})
+
+
+def connection(name: str = GERRIT) -> Connection:
+    """A connection that nobody opens."""
+    return Connection.model_validate(
+        {
+            "name": name,
+            "server": "review.example.org",
+            "user": "acme-ci",
+            "key-file": "/k",
+            "known-hosts": "/h",
+            "url": "https://review.example.org",
+            "password": {"from-env": "X"},
+        }
+    )
+
+
+def job(name: str = "unit", label: str = "lab", **more: Any) -> Job:
+    """A driver job whose results lie in r.xml."""
+    fields = {"suite": "driver", "run": "true", "results": ["r.xml"], "node-label": label}
+    return Job.model_validate({"name": name, **fields, **more})
+
+
+def layout(*jobs: Job, state_dir: Path = Path("/s"), **pipeline: Any) -> Layout:
+    """A layout with one pipeline `check` that runs all jobs for PROJECT."""
+    jobs = jobs or (job(),)
+    fields = {"name": "check", "connection": GERRIT, "policy": "vote", **pipeline}
+    return Layout(
+        service=Service(state_dir=state_dir, url="https://ci.example.org/"),
+        connections=(connection(),),
+        pipelines=(Pipeline.model_validate(fields),),
+        jobs=jobs,
+        projects=(
+            Project.model_validate({"name": PROJECT, "check": {"jobs": [j.name for j in jobs]}}),
+        ),
+        providers=(ProviderConfig(name="lab", driver="dummy", label="lab"),),
+    )
+
+
+def change(number: int = 12, **more: Any) -> Change:
+    """A change of PROJECT."""
+    fields: dict[str, Any] = {"project": PROJECT, "branch": "main", "change_id": "I" + "a" * 40}
+    return Change(number=number, **{**fields, "owner": "ann", **more})
+
+
+def patchset(number: int = 1, *, of: int = 12, **more: Any) -> Patchset:
+    """A patch set of a change; its revision is its number over and over."""
+    return Patchset(
+        number=number,
+        revision=f"{number % 10}" * 40,
+        ref=f"refs/changes/{of % 100:02d}/{of}/{number}",
+        **more,
+    )
+
+
+def event(
+    clock: FakeClock, kind: EventKind = EventKind.PATCHSET_CREATED, *, ps: int = 1, **more: Any
+) -> Event:
+    """An event of change 12, or of `number`."""
+    number = more.pop("number", 12)
+    at: datetime = more.pop("at", clock.now())
+    fields: dict[str, Any] = {
+        "key": f"{kind.value}:{number}:{ps}:{at.timestamp()}",
+        "connection": GERRIT,
+        "change": change(number),
+        "patchset": patchset(ps, of=number),
+        "author": Account(username="ann", name="Ann"),
+    }
+    return Event(kind=kind, occurred_at=at, **{**fields, **more})
+
+
+def comment(clock: FakeClock, text: str = "recheck", *, ps: int = 1, **more: Any) -> Event:
+    """A comment on change 12."""
+    return event(clock, EventKind.COMMENT_ADDED, ps=ps, texts=(text,), **more)
+
+
+def database_in(folder: Path) -> Database:
+    """A database with its tables."""
+    database = Database.in_directory(folder)
+    database.create()
+    return database
+
+
+def rows(database: Database, table: sa.Table, **where: Any) -> list[sa.Row[Any]]:
+    """Rows of a table whose columns have these values, in order of their first column."""
+    query = sa.select(table).order_by(*table.primary_key.columns)
+    for name, value in where.items():
+        query = query.where(table.c[name] == value)
+    with database.read() as tx:
+        return list(tx.execute(query))
+
+
+def queue_buildset(
+    database: Database, *jobs: Job, at: datetime, number: int = 12, ps: int = 1
+) -> list[str]:
+    """Queue a buildset; returns the ids of its builds by job name."""
+    with database.write() as tx:
+        made = add_buildset(
+            tx,
+            NewBuildset(
+                connection=GERRIT,
+                change=change(number),
+                patchset=patchset(ps, of=number),
+                pipeline="check",
+                jobs=jobs or (job(),),
+                event_id=None,
+                reason="a test",
+            ),
+            at=at,
+        )
+    assert made is not None
+    found = rows(database, schema.build, buildset_id=made)
+    return [row.id for row in sorted(found, key=lambda row: str(row.job_name))]
+
+
+@dataclass
+class FakeServer:
+    """A review server that answers from a list, or raises what it is told to."""
+
+    files: tuple[str, ...] = ()
+    error: ReviewServerError | None = None
+    asked: int = 0
+
+    def changed_files(self, project: str, number: int, revision: str) -> tuple[str, ...]:
+        """The list."""
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return self.files
+
+    def own_names(self) -> frozenset[str]:
+        """Our account's names."""
+        return OWN
+
+
+@dataclass
+class Planning:
+    """A planner with what it told others."""
+
+    database: Database
+    clock: FakeClock
+    planner: Planner
+    server: FakeServer
+    queued: list[None] = field(default_factory=list)
+    canceled: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+
+
+def planning(folder: Path, plan: Layout | None = None) -> Planning:
+    """A planner on an empty database."""
+    database, clock, server = database_in(folder), FakeClock(), FakeServer()
+    queued: list[None] = []
+    canceled: list[tuple[tuple[str, ...], str]] = []
+    wanted = plan or layout()
+    planner = Planner(
+        database,
+        clock,
+        lambda: wanted,
+        {GERRIT: server},
+        bell=Bell(),
+        on_queued=lambda: queued.append(None),
+        on_cancel=lambda ids, reason: canceled.append((tuple(ids), reason)),
+    )
+    return Planning(database, clock, planner, server, queued, canceled)
+
+
+class FakeCheckout:
+    """Merges nothing: each tree holds one file, the command that its attempt shall run.
+
+    Args:
+        patched: Commands of the patch's attempts, in order; the last one stays.
+        tip: Command of the branch tip.
+        errors: Raised by the first merges, one each.
+    """
+
+    def __init__(
+        self, patched: Sequence[str], tip: str, errors: Sequence[HypervouchError] = ()
+    ) -> None:
+        self._patched = list(patched)
+        self._tip = tip
+        self._errors = list(errors)
+        self._scripts: dict[str, str] = {}
+        self.before_merge: Callable[[], None] = lambda: None
+
+    def merge(
+        self, project: str, branch: str, ref: str, revision: str, *, tip: str | None = None
+    ) -> MergedTree:
+        """The patch's next command."""
+        self.before_merge()
+        if self._errors:
+            raise self._errors.pop(0)
+        script = self._patched.pop(0) if len(self._patched) > 1 else self._patched[0]
+        return self._tree(script, revision)
+
+    def at(self, project: str, commit: str) -> MergedTree:
+        """The branch tip's command."""
+        assert commit == TIP
+        return self._tree(self._tip, commit)
+
+    def archive(self, merged: MergedTree, to: IO[bytes]) -> None:
+        """A tar of the one file."""
+        content = self._scripts[merged.tree].encode()
+        with tarfile.open(fileobj=to, mode="w") as tar:
+            entry = tarfile.TarInfo("script")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+    def _tree(self, script: str, revision: str) -> MergedTree:
+        tree = f"{len(self._scripts):040x}"
+        self._scripts[tree] = script
+        return MergedTree(tip=TIP, revision=revision, tree=tree, git_dir=Path("/nowhere"))
+
+
+class ScriptedSession(DummySession):
+    """Runs the command that came with the tree, whatever the job says."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        directory: str,
+        env: Mapping[str, str],
+        sink: Sink,
+        deadline: Deadline,
+        cancel: CancelToken,
+    ) -> int:
+        """Run the tree's own command."""
+        script = self._files[f"{directory}/script"].decode()
+        return super().run(
+            script, directory=directory, env=env, sink=sink, deadline=deadline, cancel=cancel
+        )
+
+
+class ScriptedRunner(DummyRunner):
+    """Opens scripted sessions."""
+
+    def connect(self, endpoint: Endpoint, deadline: Deadline) -> DummySession:
+        """A session; `dummy: refuse` among the facts refuses it."""
+        super().connect(endpoint, deadline)
+        return ScriptedSession(full=False)
+
+
+@dataclass
+class Lab:
+    """A worker with two dummy nodes and a scripted checkout."""
+
+    database: Database
+    clock: FakeClock
+    worker: Worker
+    pool: NodePool
+    provider: DummyProvider
+    checkout: FakeCheckout
+    verdicts: list[None] = field(default_factory=list)
+
+    def drive(self, build_id: str, *, most: int = 40) -> None:
+        """What the engine does with a build: attempts until none is wanted, then the report."""
+        with self.database.write() as tx:
+            tx.execute(sa.update(schema.build).values(state="running", started_at=self.clock.now()))
+        kind = "check"
+        for _ in range(most):
+            kind = self.worker.attempt(build_id, kind)
+            if not kind:
+                break
+        self.worker.report(build_id)
+
+    def kinds(self, build_id: str) -> list[tuple[str, str]]:
+        """(kind, result) of the attempts of a build, in order."""
+        found = rows(self.database, schema.attempt, build_id=build_id)
+        return [(r.kind, r.result) for r in sorted(found, key=lambda r: int(r.number))]
+
+    def build(self, build_id: str) -> sa.Row[Any]:
+        """A build's row."""
+        return rows(self.database, schema.build, id=build_id)[0]
+
+
+def lab(
+    folder: Path,
+    checkout: FakeCheckout,
+    *,
+    plan: Layout | None = None,
+    preflight: Callable[[Endpoint], dict[str, str]] = lambda _: {},
+    slots: int = 2,
+    **options: Any,
+) -> Lab:
+    """A worker with dummy nodes; `ci.attempt.runner_for` has to give a ScriptedRunner."""
+    database, clock = database_in(folder), FakeClock()
+    wanted = plan or layout(state_dir=folder)
+    provider = DummyProvider(DummyOptions(name="lab", slots=slots, **options), folder / "nodes")
+    pool = NodePool(database, clock, {"lab": (provider,)}, preflight, term_s=60)
+    pool.register()
+    verdicts: list[None] = []
+    worker = Worker(
+        database,
+        clock,
+        layout=lambda: wanted,
+        checkouts={GERRIT: checkout},  # type: ignore[dict-item]
+        pool=pool,
+        logs=LogStore(folder / "logs", limit_bytes=1 << 20, free_bytes=1),
+        secrets=["s3cret"],
+        on_verdict=lambda: verdicts.append(None),
+        on_free=lambda: None,
+    )
+    return Lab(database, clock, worker, pool, provider, checkout, verdicts)
+
+
+class FakeHistory:
+    """What a server tells on request."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.events: list[Event] = []
+        self.errors: list[HypervouchError] = []
+        self.asked_since: list[datetime] = []
+        self.while_asked: Callable[[], None] = lambda: None
+
+    def server_time(self) -> datetime:
+        """The fake clock's."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return self._clock.now()
+
+    def missed(self, since: datetime) -> Iterator[Event]:
+        """Its events since then and two minutes before."""
+        self.asked_since.append(since)
+        self.while_asked()
+        begin = since - timedelta(seconds=120)
+        for one in self.events:
+            if one.occurred_at >= begin:
+                yield replace(one, source="catch-up")
