@@ -272,6 +272,7 @@ class App:
             self.clock,
             open_stream,
             self._servers[connection.name],
+            own_username=connection.user,
             on_stored=self._planned.ring,
         )
 
@@ -303,9 +304,7 @@ class App:
         self.janitor.every(PROBE_EVERY_S, "probe", self.pool.probe)
         self.janitor.every(CLEAN_EVERY_S, "clean", self.pool.clean)
         self.janitor.every(RECONCILE_EVERY_S, "reconcile", self.dispatcher.reconcile)
-        self.janitor.every(
-            FORGET_EVERY_S, "forget", lambda: self.engine.forget(self.engine.finished())
-        )
+        self.janitor.every(FORGET_EVERY_S, "forget", self.dispatcher.forget)
         self.janitor.start()
 
     def _spawn(self, name: str, body: Callable[[], Any]) -> None:

@@ -17,7 +17,7 @@ from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
 from ci.gerrit.parse import Ignored, MalformedEvent, parse_line
 from ci.log import get
-from ci.model.event import Event
+from ci.model.event import Event, EventKind
 from ci.store import events
 from ci.store.database import Database
 
@@ -64,6 +64,7 @@ class Listener:
         clock: Where time comes from.
         open_stream: Makes a Stream out of (on_line, on_connected).
         history: Asked after every connect, and by a chore.
+        own_username: Our account there: its comments are not events to us.
         on_stored: Called when a new event was stored.
     """
 
@@ -75,6 +76,7 @@ class Listener:
         open_stream: StreamFactory,
         history: History,
         *,
+        own_username: str,
         on_stored: Callable[[], None],
     ) -> None:
         self.name = name
@@ -82,6 +84,7 @@ class Listener:
         self._clock = clock
         self._open_stream = open_stream
         self._history = history
+        self._own_username = own_username
         self._on_stored = on_stored
         self._stop = threading.Event()
         self._caught_up = threading.Event()
@@ -160,10 +163,16 @@ class Listener:
             self._log.warning("line skipped", action="malformed", reason=str(error))
             self._patiently(lambda: events.count_line(self._database, self.name, malformed=True))
             return
+        if isinstance(event, Event) and self._is_echo(event):
+            return
         if isinstance(event, Ignored):
             self._patiently(lambda: events.count_line(self._database, self.name, malformed=False))
             return
         self._patiently(lambda: self._store(event))
+
+    def _is_echo(self, event: Event) -> bool:
+        """Whether it is our own comment coming back: every review of ours does."""
+        return event.kind is EventKind.COMMENT_ADDED and event.author.username == self._own_username
 
     def _store(self, event: Event) -> None:
         new = events.store(
@@ -221,6 +230,8 @@ class Listener:
             found = 0
             if since is not None:
                 for event in self._history.missed(since):
+                    if self._is_echo(event):
+                        continue
                     found += events.store(
                         self._database,
                         event,

@@ -243,7 +243,7 @@ class Worker:
     def _judge(self, order: BuildOrder, done: Sequence[AttemptRecord]) -> AttemptKind | Judgement:
         check = next((a for a in done if a.kind is AttemptKind.CHECK and a.finished_tests), None)
         earlier: tuple[AttemptRecord, ...] = ()
-        if check:
+        if check and check.result is Result.FAILURE:
             with self._database.read() as tx:
                 earlier = attempts.baselines(tx, order, check=check)
         rules = judge.BuildRules(

@@ -202,6 +202,8 @@ def baselines(
 
 
 def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[AttemptRecord, ...]:
+    if not rows:
+        return ()
     table = schema.outcome
     ids = [row.id for row in rows]
     found: dict[str, list[Outcome]] = {i: [] for i in ids}

@@ -9,11 +9,12 @@ run lost or doubled a vote, or gave a wrong one, and 2 when this machine lacks s
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ci.sandbox.real.jars import GerritMissing
@@ -164,6 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ci", type=_words(list(CONTENDERS)), default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, default=Path("build/bench.jsonl"))
     parser.add_argument("--site", type=Path, help="keep Gerrit's site here, for a quicker start")
+    parser.add_argument("--keep", type=Path, help="keep logs and state in this directory")
     parser.add_argument("--report", type=Path, help="only print the table of such a file")
     asked = parser.parse_args(arguments)
     if asked.only is None:
@@ -180,10 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(report.markdown(report.load(asked.report)))
         return 0
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="hypervouch-bench-") as name:
-        bench = Bench(asked.out, Path(name))
+    with ExitStack() as held:
+        directory = asked.keep or Path(held.enter_context(TemporaryDirectory(prefix="bench-")))
+        bench = Bench(asked.out, directory)
         try:
-            _measure(bench, asked, asked.site or Path(name) / "gerrit")
+            _measure(bench, asked, asked.site or directory / "gerrit")
         except GerritMissing as missing:
             _say(f"no real Gerrit: {missing}")
             return 2

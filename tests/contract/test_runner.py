@@ -5,18 +5,16 @@ import io
 import os
 import shutil
 import subprocess
-import tarfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ci.cancel import CancelToken, Deadline
-from ci.clock import SystemClock
+from ci.cancel import CancelToken
 from ci.errors import (
     BuildCanceled,
     CollectError,
@@ -28,18 +26,13 @@ from ci.errors import (
     StorageError,
 )
 from ci.model.node import Endpoint, Transport
-from ci.runners.base import Session
 from ci.runners.table import runner_for
 from tests.kit.require import require
+from tests.kit.sessions import Node, connect, is_alive, tar_of, within
 from tests.kit.sshd import Sshd, SshdMissing, running
 
-CLOCK = SystemClock()
 REAL = ("local", "ssh")
 EVERY = ("dummy", *REAL)
-
-
-def within(seconds: float = 30.0) -> Deadline:
-    return Deadline("test", seconds, CLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -60,29 +53,6 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Endpoint:
     return Endpoint(transport=Transport(kind), workdir=str(tmp_path / "node"))
 
 
-class Node:
-    """A session and what the tests need around it."""
-
-    def __init__(self, session: Session, workdir: str) -> None:
-        self.session = session
-        self.directory = f"{workdir}/checkout"
-        self.output = bytearray()
-
-    def put(self, files: Mapping[str, bytes] | None = None) -> None:
-        self.session.put_tree(tar_of(files or {"a.txt": b"a\n"}), self.directory, within())
-
-    def run(self, command: str, **options: Any) -> int:
-        options = {"env": {}, "deadline": within(), "cancel": CancelToken(), **options}
-        sink = options.pop("sink", self.output.extend)
-        return self.session.run(command, directory=self.directory, sink=sink, **options)
-
-    def fetch(self, *patterns: str, to: Path, limit_bytes: int = 1_000_000) -> list[str]:
-        found = self.session.fetch(
-            patterns, directory=self.directory, target=to, limit_bytes=limit_bytes
-        )
-        return [str(path) for path in found]
-
-
 @pytest.fixture
 def node(endpoint: Endpoint) -> Iterator[Node]:
     session = runner_for(endpoint.transport).connect(endpoint, within())
@@ -92,25 +62,6 @@ def node(endpoint: Endpoint) -> Iterator[Node]:
         session.kill()
         session.close()
         session.close()
-
-
-def tar_of(files: Mapping[str, bytes]) -> io.BytesIO:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    data.seek(0)
-    return data
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 def later(seconds: float, call: Any) -> threading.Timer:

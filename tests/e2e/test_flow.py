@@ -75,7 +75,7 @@ def test_a_regression_gets_minus_one_after_baseline_and_repeat(stage: Stage):
     assert "suite::resume: told to fail" in said.comments[0]
     assert "recheck" in said.comments[0]
     [build] = stage.ci.builds(change)
-    attempts = stage.ci.get(f"builds/{build['id']}.json")["attempts"]
+    attempts = stage.ci.get(f"builds/{build['id']}.json")["detail"]["attempts"]
     assert [(a["kind"], a["result"]) for a in attempts] == [
         ("check", "FAILURE"),
         ("baseline", "SUCCESS"),
@@ -173,7 +173,7 @@ def test_a_time_out_is_tried_again_and_never_minus_one(stage: Stage):
     assert said.vote == 0
     assert "RETRY_LIMIT" in said.comments[0]
     [build] = stage.ci.builds(change)
-    attempts = stage.ci.get(f"builds/{build['id']}.json")["attempts"]
+    attempts = stage.ci.get(f"builds/{build['id']}.json")["detail"]["attempts"]
     assert [a["result"] for a in attempts] == ["TIMED_OUT", "TIMED_OUT"]
     assert len({a["node"] for a in attempts}) == 2
 
