@@ -97,7 +97,7 @@ class Listener:
 
     def run(self) -> None:
         """Connect, listen, connect again, until `stop`; the body of one thread."""
-        backoff = Backoff()
+        backoff = Backoff(most_s=10.0)
         while not self._stop.is_set():
             self._open_gap()
             self._connected_at_s = 0.0

@@ -83,8 +83,10 @@ class Relay:
         """Try the oldest row of each change whose time has come; returns how many."""
         with self._database.read() as tx:
             rows = outbox.due(tx, connection=self._connection, now=self._clock.now())
-        batch = list({row.change_number: row for row in reversed(rows)}.values())
-        list(threads.map(self._try, batch))
+        batch: dict[int, sa.Row[Any]] = {}
+        for row in rows:
+            batch.setdefault(row.change_number, row)
+        list(threads.map(self._try, batch.values()))
         return len(batch)
 
     def _try(self, row: sa.Row[Any]) -> None:

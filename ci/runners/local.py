@@ -5,7 +5,6 @@ import os
 import secrets
 import select
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,10 @@ from ci import proc
 from ci.cancel import CancelToken, Deadline
 from ci.errors import NodeUnavailable, RunTimeout
 from ci.model.node import Endpoint
+from ci.runners import owned
 from ci.runners.archive import Intake, clear, gather
 from ci.runners.base import Sink
-from ci.runners.scripts import (
-    INTERRUPT_S,
-    KILL_S,
-    MARK,
-    TERMINATE_S,
-    checked_directory,
-    exports,
-)
+from ci.runners.scripts import MARK, checked_directory, exports, family, left_behind
 
 DRAIN_S = 0.25
 _POLL_MS = 100
@@ -53,14 +46,15 @@ class LocalSession:
 
     def __init__(self, workdir: str) -> None:
         self._workdir = workdir
-        self._token = secrets.token_hex(16)
-        self._leaders: set[int] = set()
-        self._born = 0
+        self._token = f"{family(workdir)}-{secrets.token_hex(16)}"
+        self._owned = owned.Owned(mark=self._token)
+        self._number = 0
         self._ending = threading.Lock()
 
     def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
-        """Unpack a tar stream into `directory`, emptied first."""
+        """End what an earlier holder left, then unpack a tar stream into `directory`."""
         where = Path(checked_directory(directory))
+        take_over(self._workdir)
         try:
             clear(where)
             where.mkdir(parents=True)
@@ -68,6 +62,7 @@ class LocalSession:
                 ["tar", "-xof", "-"],
                 stdin=tar if _is_file(tar) else tar.read(),
                 cwd=where,
+                env={MARK: self._token},
                 timeout_s=max(0.1, deadline.left_s),
             )
         except (OSError, proc.CommandFailed) as error:
@@ -104,6 +99,7 @@ class LocalSession:
                     # What it said while it was ended still belongs to the log.
                     _drain(output.fileno(), sink)
                 raise
+        owned.forget(self._token, self._number, process.pid)
         # Popen tells death by signal N as -N; a shell as 128 + N.
         return status if status >= 0 else 128 - status
 
@@ -128,18 +124,8 @@ class LocalSession:
     def kill(self) -> None:
         """Interrupt, terminate, then kill all that this session started."""
         with self._ending:
-            for signum, grace_s in (
-                (signal.SIGINT, INTERRUPT_S),
-                (signal.SIGTERM, TERMINATE_S),
-                (signal.SIGKILL, KILL_S),
-            ):
-                if not self._signal(signum):
-                    break
-                for _ in proc.wait_until(time.monotonic() + grace_s):
-                    if not self._alive():
-                        break
-                    if signum is signal.SIGKILL:
-                        self._signal(signum)
+            if self._owned.leaders:
+                self._owned.end()
 
     def close(self) -> None:
         """Nothing is held; repeatable."""
@@ -161,44 +147,37 @@ class LocalSession:
             )
         except proc.CommandFailed as error:
             raise NodeUnavailable(error.message, hint="check this machine") from error
-        if not self._leaders:
-            self._born = int(proc.start_tick(process.pid) or 0)
-        self._leaders.add(process.pid)
+        self._note(process)
         return process
 
-    def _signal(self, signum: signal.Signals) -> bool:
-        """Signal whatever is alive; False when nothing is."""
-        pids = self._alive()
-        for pid in pids:
-            try:
-                os.kill(pid, signum)
-            except (ProcessLookupError, PermissionError):
-                continue
-        return bool(pids)
-
-    def _alive(self) -> list[int]:
-        """Processes in one of our Unix sessions, or with our mark in their environment."""
-        mark = f"{MARK}={self._token}".encode()
-        return [
-            int(entry)
-            for entry in (os.listdir("/proc") if self._leaders else ())  # noqa: PTH208 it is hot
-            if entry.isdigit() and self._is_ours(entry, mark)
-        ]
-
-    def _is_ours(self, pid: str, mark: bytes) -> bool:
+    def _note(self, process: proc.Process) -> None:
+        """Write down that the command is ours, for us and for who comes after us."""
+        self._number += 1
         try:
-            fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-            # Most processes are older than this session: their environment is not read.
-            if fields[0] in b"ZX" or int(fields[19]) < self._born:
-                return False
-            return int(fields[3]) in self._leaders or mark in _content(f"/proc/{pid}/environ")
-        except (OSError, IndexError):
-            return False
+            born = owned.note(self._token, self._number, process.pid)
+        except OSError as error:
+            proc.kill_group(process.pid)
+            process.wait()
+            raise NodeUnavailable(
+                f"the command's process cannot be recorded: {error}",
+                hint="check that /tmp has room and is writable",
+            ) from error
+        if not self._owned.leaders:
+            self._owned.born = born
+        self._owned.leaders.add(process.pid)
 
 
-def _content(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 it is hot
-        return file.read()
+def take_over(workdir: str) -> None:
+    """End what runs under the marks of a working directory, whoever started it.
+
+    Only for who holds that directory: sessions that are still in use end with the rest.
+
+    Raises:
+        NodeUnavailable: Something could not be ended.
+    """
+    left = owned.of_family(family(workdir)).end()
+    if left:
+        raise left_behind("this machine", owned.described(left))
 
 
 def _is_file(stream: IO[bytes]) -> bool:

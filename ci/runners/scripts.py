@@ -5,13 +5,20 @@ A session marks whatever it starts twice: by the Unix session that `setsid` open
 is kept in a private file, and by a variable in the environment, which children inherit even
 when they leave that session. Ending it means ending both sets, read from /proc, because
 zombies must not count as alive and `kill` of a group cannot tell.
+
+All sessions in one working directory share the first half of their marks, their family. A
+holder that died cannot end what it started; so whoever puts the next tree there first ends
+the whole family. Its records are old then, and process ids are used again: a record also
+holds the start tick of its process and the id of the boot, and counts only from our own hand.
 """
 
+import hashlib
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from shlex import quote
 
-from ci.errors import ConfigError
+from ci.errors import ConfigError, NodeUnavailable
 
 MARK = "HYPERVOUCH_SESSION"
 # The script travels on standard input, so that neither it nor the environment it sets stands
@@ -21,6 +28,10 @@ INTERRUPT_S = 2
 TERMINATE_S = 3
 KILL_S = 2
 NO_DIRECTORY = 3
+# No tool that unpacks a tree ends with it.
+LEFTOVERS = 113
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+MAX_NAMED = 5
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,11 +64,48 @@ def exports(env: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
-def put(directory: str) -> str:
-    """Unpack the tar on standard input into `directory`, emptied before."""
+def family(workdir: str) -> str:
+    """What the tokens of all sessions in a working directory begin with; of fixed length."""
+    return hashlib.sha256(posixpath.normpath(workdir).encode()).hexdigest()[:16]
+
+
+def record(token: str, number: int | str) -> str:
+    """The file on the node that holds the id of a session's numbered command."""
+    return f"/tmp/.hypervouch-{token}-{number}"  # noqa: S108 exclusive, and read by its owner only
+
+
+def put(directory: str, *, family: str, token: str) -> str:
+    """End what is left of a family, then unpack a tar into `directory`, emptied before.
+
+    Status LEFTOVERS when something could not be ended; it is named. What empties and unpacks
+    carries the mark as well: it may itself be left behind.
+    """
     where = quote(checked_directory(directory))
     steps = 'rm -rf -- "$1" && mkdir -p -- "$1" && cd -- "$1" && exec tar -xof -'
-    return f"exec sh -c {quote(steps)} sh {where}"
+    return (
+        f"(\n{end(family)}) </dev/null || exit {LEFTOVERS}\n"
+        f"export {MARK}={token}\n"
+        f"exec sh -c {quote(steps)} sh {where}\n"
+    )
+
+
+def put_entry(size_bytes: int) -> str:
+    """What starts a `put` script of so many bytes; it stands in front of the tar.
+
+    Only `dd` by single bytes is sure to leave the rest of the stream alone.
+    """
+    return f"exec sh -c 'eval \"$(dd bs=1 count={size_bytes} 2>/dev/null)\"'"
+
+
+def left_behind(where: str, said: str) -> NodeUnavailable:
+    """The error for processes, one a line, of an earlier build that could not be ended."""
+    names = ["".join(c if c.isprintable() else "?" for c in line) for line in said.splitlines()]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return NodeUnavailable(
+        f"{where} still runs what an earlier build left and cannot end it: "
+        f"{', '.join(names[:MAX_NAMED]) or 'it did not say what'}{more}",
+        hint="end these processes there by hand, or restart the machine",
+    )
 
 
 def run(command: str, *, directory: str, env: Mapping[str, str], token: str, number: int) -> str:
@@ -67,32 +115,46 @@ def run(command: str, *, directory: str, env: Mapping[str, str], token: str, num
     reports it as 128 + signal. The parentheses keep `setsid` in a child that leads no
     process group, so that it need not fork and lose the status.
     """
-    record = quote(f"{_record(token)}{number}")
-    inner = 'umask 077; set -C; echo $$ >"$0" || exit 125; set +C; umask 022; exec sh -c "$1"'
+    file = quote(record(token, number))
+    inner = (
+        f"boot=; read -r boot <{BOOT_ID}; read -r born </proc/$$/stat; "
+        'set -- "$1" ${born##*) }; umask 077; set -C; '
+        'echo "$$ ${21} $boot" >"$0" || exit 125; set +C; umask 022; exec sh -c "$1"'
+    )
     return (
         f"umask 022\ncd -- {quote(directory)} 2>&1 || exit 125\n"
         # Within the parentheses: the outer shell's own children must not carry the mark.
         f"(\n{exports({**env, MARK: token})}"
-        f"exec setsid sh -c {quote(inner)} {record} {quote(command)} </dev/null 2>&1\n)\n"
-        f"s=$?\nread -r id <{record} && kill -s 0 -- -$id 2>/dev/null || rm -f -- {record}\n"
+        f"exec setsid sh -c {quote(inner)} {file} {quote(command)} </dev/null 2>&1\n)\n"
+        f"s=$?\nread -r id rest <{file} && kill -0 -$id 2>/dev/null || rm -f -- {file}\n"
         "exit $s\n"
     )
 
 
-def end(token: str) -> str:
-    """Interrupt, terminate, then kill all that a session started; status 0 when all is gone."""
+def end(mark: str) -> str:
+    """Interrupt, terminate, then kill all that a token or a family started.
+
+    Status 0 when all is gone; else 1, and what is left stands on standard output.
+    """
     return (
         f"{_PIDS}"
         f"for step in 'INT {INTERRUPT_S}' 'TERM {TERMINATE_S}' 'KILL {KILL_S}'; do\n"
         "  set -- $step; i=0; sent=\n"
         "  while [ $i -lt $(( $2 * 10 )) ]; do\n"
-        f'    p=$(pids {token}); [ -n "$p" ] || break 2\n'
+        f'    p=$(pids {mark}); [ -n "$p" ] || break 2\n'
         '    if [ -z "$sent" ] || [ "$1" = KILL ]; then kill -s $1 $p 2>/dev/null; sent=1; fi\n'
         "    sleep 0.1 2>/dev/null || sleep 1; i=$((i + 1))\n"
         "  done\n"
         "done\n"
-        f'if [ -n "$p" ]; then p=$(pids {token}); [ -z "$p" ] || exit 1; fi\n'
-        f"rm -f -- {_record(token)}*\nexit 0\n"
+        f'if [ -n "$p" ] && p=$(pids {mark}) && [ -n "$p" ]; then\n'
+        "  for i in $p; do\n"
+        '    n=; read -r n 2>/dev/null </proc/$i/comm; echo "$i (${n:-?})"\n'
+        "  done\n"
+        "  exit 1\n"
+        "fi\n"
+        f"for f in {record(mark, '')}*; do\n"
+        '  if [ -e "$f" ] || [ -L "$f" ]; then rm -f -- "$f"; fi\n'
+        "done\nexit 0\n"
     )
 
 
@@ -119,22 +181,25 @@ def _for_find(pattern: str) -> str:
     return text.replace("**/", "*").replace("**", "*")
 
 
-def _record(token: str) -> str:
-    return f"/tmp/.hypervouch-{token}-"  # noqa: S108 the random token makes it private
-
-
-_PIDS = r"""pids() {
-  all=
-  for f in /tmp/.hypervouch-$1-*; do
-    id=; [ -f "$f" ] && read -r id <"$f"
-    case $id in ''|*[!0-9]*) ;; *) all="$all|$id" ;; esac
+_PIDS = r"""marked() {
+  for f in $(grep -ls "MARK=$mark" /proc/[0-9]*/environ 2>/dev/null); do
+    f=${f#/proc/}; echo "${f%/environ}"
   done
-  {
-    [ -z "$all" ] || cat /proc/[0-9]*/stat 2>/dev/null |
-      sed -nE "s/^([0-9]+) \(.*\) [^ZX] [0-9]+ [0-9]+ (none$all) .*/\1/p"
-    for f in $(grep -ls "HYPERVOUCH_SESSION=$1" /proc/[0-9]*/environ 2>/dev/null); do
-      f=${f#/proc/}; echo "${f%/environ}"
-    done
-  } | { [ -z "$all" ] && cat || sort -u; }
 }
-"""
+led() {
+  cat /proc/[0-9]*/stat 2>/dev/null |
+    sed -nE "s/^([0-9]+) \(.*\) [^ZX] [0-9]+ [0-9]+ (none$all) .*/\1/p"
+}
+pids() {
+  mark=$1; all=; now=; read -r now <BOOT_ID
+  for f in /tmp/.hypervouch-$mark-*; do
+    id=; [ -f "$f" ] && [ ! -L "$f" ] && [ -O "$f" ] && read -r id born boot <"$f"
+    case $id in ''|0|1|*[!0-9]*) continue ;; esac
+    [ "$boot" = "$now" ] || continue
+    s=; read -r s 2>/dev/null </proc/$id/stat
+    set -- ${s##*) }
+    case ${20} in ''|"$born") all="$all|$id" ;; esac
+  done
+  if [ -z "$all" ]; then marked; else { led; marked; } | sort -u; fi
+}
+""".replace("BOOT_ID", BOOT_ID).replace("MARK", MARK)

@@ -74,7 +74,7 @@ class SshRunner:
         if transport is None:
             raise NodeUnavailable(f"node {where} closed the connection at once")
         transport.set_keepalive(KEEPALIVE_S)
-        return SshSession(client, transport, where)
+        return SshSession(client, transport, where, scripts.family(endpoint.workdir))
 
 
 class _PromptSocket(socket.socket):
@@ -126,19 +126,22 @@ class SshSession:
     """One connection to a node. `kill` may be called from any thread."""
 
     def __init__(
-        self, client: paramiko.SSHClient, transport: paramiko.Transport, where: str
+        self, client: paramiko.SSHClient, transport: paramiko.Transport, where: str, family: str
     ) -> None:
         self._client = client
         self._transport = transport
         self._where = where
-        self._token = secrets.token_hex(16)
+        self._family = family
+        self._token = f"{family}-{secrets.token_hex(16)}"
         self._number = 0
         self._ending = threading.Lock()
 
     def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
-        """Unpack a tar stream into `directory`, emptied first."""
-        channel = self._open(scripts.put(directory))
+        """End what an earlier holder left, then unpack a tar stream into `directory`."""
+        script = scripts.put(directory, family=self._family, token=self._token).encode()
+        channel = self._open(scripts.put_entry(len(script)))
         try:
+            channel.sendall(script)
             said = self._send(channel, tar, deadline)
             channel.shutdown_write()
             status = self._read(channel, said.append, lambda: _check(deadline))
@@ -146,10 +149,13 @@ class SshSession:
             raise self._lost("while the tree was sent", error) from error
         finally:
             channel.close()
+        text = b"".join(said).decode("utf-8", "replace").strip()
+        if status == scripts.LEFTOVERS:
+            raise scripts.left_behind(f"node {self._where}", text)
         if status:
-            last = b"".join(said).decode("utf-8", "replace").strip().splitlines()[-1:]
             raise NodeUnavailable(
-                f"node {self._where} could not unpack the tree: {''.join(last) or status}",
+                f"node {self._where} could not unpack the tree: "
+                f"{''.join(text.splitlines()[-1:]) or status}",
                 hint="check its free disk and that it has tar",
             )
 

@@ -28,7 +28,7 @@ from ci.errors import (
 from ci.model.node import Endpoint, Transport
 from ci.runners.table import runner_for
 from tests.kit.require import require
-from tests.kit.sessions import Node, connect, is_alive, tar_of, within
+from tests.kit.sessions import Node, is_alive, tar_of, within
 from tests.kit.sshd import Sshd, SshdMissing, running
 
 REAL = ("local", "ssh")

@@ -4,8 +4,6 @@
 import os
 import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -126,33 +124,29 @@ def test_a_session_that_ended_well_leaves_nothing(endpoint: Endpoint, next_holde
 
 
 def test_what_cannot_be_ended_is_named(
-    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    abandoned: dict[str, int],
+    endpoint: Endpoint,
+    next_holder: Node,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, seconds in (("INTERRUPT_S", 0), ("TERMINATE_S", 0), ("KILL_S", 1)):
-        monkeypatch.setattr(scripts, name, seconds)
-    # It is never long enough the same process to be caught.
-    hare = (
-        "import os, time\n"
-        "end = time.monotonic() + 12\n"
-        "while time.monotonic() < end and not os.path.exists('{stop}'):\n"
-        "    if os.fork(): os._exit(0)\n"
-        "    os.setsid()\n"
-        "    open('{pid}', 'w').write(str(os.getpid()))\n"
-    ).format(stop=tmp_path / "stop", pid=tmp_path / "pids" / "hare")
-    (tmp_path / "pids").mkdir()
-    holder = Holder(endpoint, {"hare.py": hare}, f"{sys.executable} hare.py; sleep 60")
-    holder.await_pids(tmp_path / "pids", {"hare"})
-    holder.die()
-    node = connect(endpoint)
-    try:
-        with pytest.raises(NodeUnavailable, match=r"earlier build.*\d+ \(python") as error:
-            node.put()
-        assert error.value.hint
-    finally:
-        (tmp_path / "stop").touch()
-    time.sleep(0.3)
-    node.put()
-    node.end()
+    def refuse(pid: int, signum: int) -> None:
+        raise PermissionError
+
+    kept = Path(endpoint.workdir) / "checkout" / "hold"
+    with monkeypatch.context() as patched:
+        for name, seconds in (("INTERRUPT_S", 0), ("TERMINATE_S", 1), ("KILL_S", 1)):
+            patched.setattr(scripts, name, seconds)
+        patched.setattr("ci.runners.owned.os.kill", refuse)
+        patched.setattr(scripts, "_PIDS", f"kill() {{ return 1; }}\n{scripts._PIDS}")
+        with pytest.raises(NodeUnavailable, match="earlier build left and cannot end") as error:
+            next_holder.put({"new.txt": b"new"})
+    named = [name for name, pid in abandoned.items() if f"{pid} (s" in error.value.message]
+    assert len(named) >= 3
+    assert "more" in error.value.message
+    assert error.value.hint
+    assert kept.exists()
+    next_holder.put({"new.txt": b"new"})
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("what", ["other-birth", "other-boot", "link", "words"])

@@ -95,9 +95,10 @@ class Browser:
         said = self.driver.get_log("browser")
         return [entry["message"] for entry in said if entry["level"] in {"SEVERE", "WARNING"}]
 
-    def picture(self, path: Path) -> None:
-        """The whole page as PNG."""
+    def picture(self, path: Path, *, tallest: int | None = None) -> None:
+        """The page as PNG, or its upper part, at most so many pixels tall."""
         tall = self.run("return document.documentElement.scrollHeight")
+        tall = min(tall, tallest or tall)
         wide = self.run("return document.documentElement.clientWidth")
         clip = {"x": 0, "y": 0, "width": wide, "height": tall, "scale": 1}
         shot = self._do("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})

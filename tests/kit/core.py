@@ -24,7 +24,7 @@ from ci.model.node import Endpoint
 from ci.planner import Planner
 from ci.runners.base import Sink
 from ci.runners.dummy import DummyRunner, DummySession
-from ci.store import schema
+from ci.store import events, schema
 from ci.store.builds import NewBuildset, add_buildset
 from ci.store.database import Database
 from ci.worker import Worker
@@ -200,6 +200,28 @@ def planning(folder: Path, plan: Layout | None = None) -> Planning:
     return Planning(database, clock, planner, server, queued, canceled)
 
 
+def take(made: Planning, one: Event) -> str | None:
+    """Store an event, plan it, and return what was said of it; None while it waits."""
+    events.store(made.database, one, received_at=made.clock.now(), move_watermark=True)
+    made.planner.plan_pending()
+    said: str | None = rows(made.database, schema.event, key=one.key)[0].decision
+    return said
+
+
+def finish(made: Planning, patchset_number: int, state: str = "done") -> None:
+    """Give the buildsets of a patch set another state."""
+    with made.database.write() as tx:
+        mine = schema.buildset.c.patchset == patchset_number
+        tx.execute(sa.update(schema.buildset).where(mine).values(state=state))
+
+
+def run(made: Planning) -> None:
+    """Let every queued build run."""
+    with made.database.write() as tx:
+        queued = schema.build.c.state == "queued"
+        tx.execute(sa.update(schema.build).where(queued).values(state="running"))
+
+
 class FakeCheckout:
     """Merges nothing: each tree holds one file, the command that its attempt shall run.
 
@@ -209,9 +231,7 @@ class FakeCheckout:
         errors: Raised by the first merges, one each.
     """
 
-    def __init__(
-        self, patched: Sequence[str], tip: str, errors: Sequence[HypervouchError] = ()
-    ) -> None:
+    def __init__(self, patched: Sequence[str], tip: str, errors: Sequence[Exception] = ()) -> None:
         self._patched = list(patched)
         self._tip = tip
         self._errors = list(errors)

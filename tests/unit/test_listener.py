@@ -15,7 +15,6 @@ from ci.listener import Listener
 from ci.model.event import Account, EventKind
 from ci.model.event_key import comment_key
 from ci.store import events, schema
-from ci.store.database import Database
 from tests.kit.core import GERRIT, PROJECT, FakeHistory, comment, database_in, event, rows
 
 
@@ -205,7 +204,7 @@ def test_a_catch_up_from_before_a_reconnect_does_not_close_the_new_gap(tmp_path,
     ears = Ears(tmp_path)
     events.advance_watermark(ears.database, GERRIT, ears.clock.now())
     began = ears.watermark()
-    ears.history.while_asked = lambda: ears.listener._connected()
+    ears.history.while_asked = ears.listener._connected
     ears.listener.catch_up()
     ears.clock.advance(900)
     ears.listener.take_line(line(ears.clock))
@@ -260,7 +259,9 @@ class TestTwins:
 
 
 class TestBadLines:
-    @pytest.mark.parametrize("bad", [b"", b"{", b"\xff\xfe", b"[]", b'{"type": "patchset-created"}'])
+    @pytest.mark.parametrize(
+        "bad", [b"", b"{", b"\xff\xfe", b"[]", b'{"type": "patchset-created"}']
+    )
     def test_malformed_ones_are_counted_and_harm_nobody(self, tmp_path, bad):
         ears = Ears(tmp_path)
         ears.listener.take_line(bad)
@@ -286,9 +287,7 @@ def said(clock: FakeClock, username: str) -> bytes:
     del uploaded["uploader"]
     who = {"name": "Somebody", "username": username}
     text = "Patch Set 1:\n\nrecheck"
-    return json.dumps(
-        uploaded | {"type": "comment-added", "author": who, "comment": text}
-    ).encode()
+    return json.dumps(uploaded | {"type": "comment-added", "author": who, "comment": text}).encode()
 
 
 def test_our_own_comments_come_back_and_are_left_out(tmp_path):
@@ -380,7 +379,7 @@ class TestRun:
 
 
 def test_events_of_every_kind_come_back_as_they_were(tmp_path):
-    database: Database = database_in(tmp_path)
+    database = database_in(tmp_path)
     clock = FakeClock()
     told = [event(clock, kind) for kind in EventKind] + [comment(clock, "recheck\nbug 1", ps=3)]
     for one in told:

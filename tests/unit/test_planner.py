@@ -7,44 +7,23 @@ import sqlalchemy as sa
 from ci.errors import ReviewServerError
 from ci.gerrit.rest import RestError
 from ci.model.change import Change
-from ci.model.event import Account, Event, EventKind
+from ci.model.event import Account, EventKind
 from ci.store import builds, events, schema
 from tests.kit.core import (
     Planning,
     change,
     comment,
     event,
+    finish,
     job,
     layout,
     patchset,
     planning,
     queue_buildset,
     rows,
+    run,
+    take,
 )
-
-
-def take(lab: Planning, one: Event) -> str:
-    """Store an event, plan it, and return what was said of it."""
-    events.store(lab.database, one, received_at=lab.clock.now(), move_watermark=True)
-    lab.planner.plan_pending()
-    return decision(lab, one)
-
-
-def decision(lab: Planning, one: Event) -> str | None:
-    return rows(lab.database, schema.event, key=one.key)[0].decision
-
-
-def finish(lab: Planning, patchset_number: int, state: str = "done") -> None:
-    with lab.database.write() as tx:
-        mine = schema.buildset.c.patchset == patchset_number
-        tx.execute(sa.update(schema.buildset).where(mine).values(state=state))
-
-
-def run(lab: Planning) -> None:
-    """Let every queued build run."""
-    with lab.database.write() as tx:
-        queued = schema.build.c.state == "queued"
-        tx.execute(sa.update(schema.build).where(queued).values(state="running"))
 
 
 def test_an_upload_queues_a_buildset_with_its_builds(tmp_path):
@@ -266,9 +245,7 @@ def test_cancel_leaves_other_changes_and_ended_buildsets_alone(tmp_path):
         done = schema.buildset.c.change_number == 13
         tx.execute(sa.update(schema.buildset).where(done).values(state="done"))
         for number in (12, 13):
-            builds.cancel_builds(
-                tx, connection="review", change_number=number, reason="why", at=at
-            )
+            builds.cancel_builds(tx, connection="review", change_number=number, reason="why", at=at)
     states = {s.change_number: s.state for s in rows(lab.database, schema.buildset)}
     assert states == {12: "canceled", 13: "done"}
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's promises, kept by real processes that are really killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+CHILD = Path(__file__).parents[1] / "kit" / "engine_child.py"
+ROOT = CHILD.parents[2]
+WHOLE = ["b1 check", "b1 baseline", "b1 repeat", "b1 reported"]
+KILLED = -signal.SIGKILL
+
+
+class Desk:
+    """A state directory and the processes on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._children: list[subprocess.Popen[str]] = []
+
+    def start(self, *plan: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, str(CHILD), str(self.folder), *plan],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._children.append(child)
+        return child
+
+    def run(self, *plan: str) -> tuple[int, str]:
+        """Exit status and what it said."""
+        child = self.start(*plan)
+        out, err = child.communicate(timeout=120)
+        assert child.returncode in {0, 3, KILLED}, err
+        return child.returncode, out.strip()
+
+    def mark(self, name: str) -> Path:
+        file = self.folder / name
+        file.touch()
+        return file
+
+    def until(self, name: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (self.folder / name).exists():
+            assert time.monotonic() < deadline, f"{name} never came"
+            time.sleep(0.02)
+
+    def journal(self) -> list[str]:
+        file = self.folder / "journal.txt"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def close(self) -> None:
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_build_runs_its_steps_in_order_and_once(desk):
+    assert desk.run("submit=b1", "submit=b1", "wait=b1", "submit=b1", "stop")[0] == 0
+    assert desk.journal() == WHOLE
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "begin-check",
+        "check",
+        "begin-baseline",
+        "repeat",
+        "begin-report",
+        "report",
+    ],
+)
+def test_killed_at_any_step_it_goes_on_and_is_reported_once(desk, where):
+    desk.mark(f"kill-{where}-b1")
+    assert desk.run("submit=b1", "wait=b1", "idle=30")[0] == KILLED
+    assert desk.run("wait=b1", "idle=0.5", "stop")[0] == 0
+    assert desk.journal() == WHOLE
+
+
+def test_killed_again_and_again(desk):
+    for where in ("begin-check", "check", "baseline", "report"):
+        desk.mark(f"kill-{where}-b1")
+    for _ in range(4):
+        assert desk.run("submit=b1", "wait=b1", "idle=30")[0] == KILLED
+    assert desk.run("wait=b1", "idle=0.5", "stop")[0] == 0
+    assert desk.journal() == WHOLE
+
+
+def test_several_builds_at_once_each_go_on(desk):
+    for number in range(1, 5):
+        desk.mark(f"hold-check-b{number}")
+    child = desk.start(*(f"submit=b{n}" for n in range(1, 5)), "idle=60")
+    for number in range(1, 5):
+        desk.until(f"held-check-b{number}")
+    child.kill()
+    child.wait()
+    for number in range(1, 5):
+        (desk.folder / f"hold-check-b{number}").unlink()
+    assert desk.run(*(f"wait=b{n}" for n in range(1, 5)), "idle=0.5", "stop")[0] == 0
+    journal = desk.journal()
+    assert len(journal) == len(set(journal)) == 16
+
+
+def test_two_engines_on_one_directory_are_refused(desk):
+    hold = desk.mark("hold-check-b1")
+    first = desk.start("submit=b1", "wait=b1", "stop")
+    desk.until("held-check-b1")
+    status, said = desk.run("submit=b2")
+    assert status == 3
+    assert said.startswith("ConfigError: another hypervouch already runs builds on")
+    assert "state-dir" in said
+    hold.unlink()
+    assert first.wait(60) == 0
+    assert desk.journal() == WHOLE
+
+
+def test_a_killed_engine_holds_its_directory_no_longer(desk):
+    desk.mark("kill-check-b1")
+    desk.run("submit=b1", "wait=b1", "idle=30")
+    assert desk.run("wait=b1", "stop")[0] == 0
+
+
+def test_stopping_leaves_the_build_to_the_next_start(desk):
+    desk.mark("stopping-begin-baseline-b1")
+    assert desk.run("submit=b1", "idle=2", "stop")[0] == 0
+    assert desk.journal() == ["b1 check"]
+    assert desk.run("wait=b1", "idle=0.5", "stop")[0] == 0
+    assert desk.journal() == WHOLE
+
+
+def test_what_was_never_submitted_is_found_by_reconcile(desk):
+    (desk.folder / "builds.txt").write_text("b1 b2")
+    status, said = desk.run("submit=b2", "reconcile", "wait=b1", "wait=b2", "reconcile", "stop")
+    assert status == 0
+    assert said.splitlines()[-1] == "lost="
+    assert "b1" in said.splitlines()[0]
+    journal = desk.journal()
+    assert len(journal) == len(set(journal)) == 8
+
+
+def test_reconcile_leaves_alone_what_runs(desk):
+    (desk.folder / "builds.txt").write_text("b1")
+    hold = desk.mark("hold-check-b1")
+    child = desk.start("submit=b1", "idle=1", "reconcile", "wait=b1", "stop")
+    desk.until("held-check-b1")
+    time.sleep(2)
+    hold.unlink()
+    out, _ = child.communicate(timeout=60)
+    assert out.splitlines()[0] == "lost="
+    assert desk.journal() == WHOLE
+
+
+def test_a_full_disk_under_the_engine_costs_time_and_no_build(desk):
+    (desk.folder / "builds.txt").write_text("b1")
+    desk.mark("full-check-b1")
+    status, said = desk.run("submit=b1", "idle=2", "reconcile", "wait=b1", "stop")
+    assert status == 0
+    assert said.splitlines()[0] == "lost=b1"
+    assert desk.journal() == WHOLE
+
+
+def test_what_is_forgotten_may_be_submitted_anew(desk):
+    status, said = desk.run("submit=b1", "wait=b1", "forget=b1", "submit=b1", "idle=1", "stop")
+    assert status == 0
+    assert said == "finished="
+    assert desk.journal() == WHOLE

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes of step 3: buildsets made once, numbered by recheck, cancelled whole."""
+
+import pytest
+import sqlalchemy as sa
+
+from ci.clock import FakeClock
+from ci.layout import Job
+from ci.store import builds, queue, schema
+from ci.store.builds import NewBuildset, add_buildset
+from tests.kit.core import GERRIT, change, database_in, job, patchset, queue_buildset, rows
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path):
+    return database_in(tmp_path)
+
+
+def add(database, clock, *jobs, ps=1, pipeline="check", connection=GERRIT):
+    with database.write() as tx:
+        return add_buildset(
+            tx,
+            NewBuildset(
+                connection=connection,
+                change=change(),
+                patchset=patchset(ps),
+                pipeline=pipeline,
+                jobs=jobs or (job(),),
+                event_id=None,
+                reason="why",
+            ),
+            at=clock.now(),
+        )
+
+
+def set_state(database, buildset_id, state):
+    with database.write() as tx:
+        mine = schema.buildset.c.id == buildset_id
+        tx.execute(sa.update(schema.buildset).where(mine).values(state=state))
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_while_one_is_open_there_is_no_second(database, clock, state):
+    first = add(database, clock)
+    set_state(database, first, state)
+    assert add(database, clock) is None
+    assert len(rows(database, schema.build)) == 1
+
+
+@pytest.mark.parametrize("state", ["done", "canceled"])
+def test_after_its_end_a_recheck_gets_the_next_number(database, clock, state):
+    numbers = []
+    for _ in range(3):
+        made = add(database, clock)
+        numbers.append(rows(database, schema.buildset, id=made)[0].recheck)
+        set_state(database, made, state)
+    assert numbers == [0, 1, 2]
+    assert len({row.id for row in rows(database, schema.build)}) == 3
+
+
+def test_patch_sets_pipelines_and_servers_are_apart(database, clock):
+    made = [
+        add(database, clock),
+        add(database, clock, ps=2),
+        add(database, clock, pipeline="gate"),
+        add(database, clock, connection="other"),
+    ]
+    assert len(set(made)) == 4
+    assert None not in made
+
+
+def test_the_database_itself_refuses_a_twin(database, clock):
+    made = add(database, clock)
+    (row,) = rows(database, schema.buildset, id=made)
+    with pytest.raises(sa.exc.IntegrityError), database.write() as tx:
+        tx.execute(sa.insert(schema.buildset).values({**row._mapping, "id": "another"}))
+
+
+def test_the_job_is_frozen_as_it_was(database, clock):
+    wanted = job("unit", env={"A": "1"}, node_attempts=2, irrelevant_files=["^docs/"])
+    add(database, clock, wanted)
+    assert Job.model_validate(rows(database, schema.build)[0].job) == wanted
+
+
+def test_a_whole_buildset_is_cancelled_at_once(database, clock):
+    made = add(database, clock, job("a"), job("b"), job("c"))
+    first, second, _ = sorted(rows(database, schema.build), key=lambda b: b.job_name)
+    with database.write() as tx:
+        queue.claim(tx, first.id, at=clock.now())
+        queue.claim(tx, second.id, at=clock.now())
+        mine = schema.build.c.id == second.id
+        tx.execute(sa.update(schema.build).where(mine).values(state="done", result="SUCCESS"))
+        asked = builds.cancel_buildsets(tx, [made], reason="why", at=clock.now())
+    assert asked == (first.id,)
+    states = {b.job_name: (b.state, b.cancel_reason) for b in rows(database, schema.build)}
+    assert states == {
+        "a": ("running", "why"),
+        "b": ("done", None),
+        "c": ("canceled", "why"),
+    }
+    assert rows(database, schema.buildset)[0].finished_at == clock.now()
+
+
+def test_cancelling_twice_changes_nothing_more(database, clock):
+    made = add(database, clock)
+    for reason in ("first", "second"):
+        with database.write() as tx:
+            builds.cancel_builds(
+                tx, connection=GERRIT, change_number=12, reason=reason, at=clock.now()
+            )
+        clock.advance(5)
+    (build,) = rows(database, schema.build)
+    assert build.cancel_reason == "first"
+    (buildset,) = rows(database, schema.buildset, id=made)
+    assert buildset.finished_at < clock.now()
+
+
+def test_only_older_patch_sets(database, clock):
+    add(database, clock, ps=1)
+    add(database, clock, ps=2)
+    with database.write() as tx:
+        builds.cancel_builds(
+            tx,
+            connection=GERRIT,
+            change_number=12,
+            reason="newer",
+            at=clock.now(),
+            below_patchset=2,
+        )
+    states = {s.patchset: s.state for s in rows(database, schema.buildset)}
+    assert states == {1: "canceled", 2: "queued"}
+
+
+def test_a_build_is_claimed_once(database, clock):
+    (build,) = queue_buildset(database, at=clock.now())
+    with database.write() as tx:
+        assert queue.claim(tx, build, at=clock.now())
+        assert not queue.claim(tx, build, at=clock.now())
+
+
+def test_was_judged_looks_at_the_newest_older_patch_set(database, clock):
+    def judged(below):
+        with database.read() as tx:
+            return builds.was_judged(tx, connection=GERRIT, change_number=12, below_patchset=below)
+
+    assert not judged(2)
+    first = add(database, clock, ps=1)
+    assert not judged(2)
+    set_state(database, first, "done")
+    assert judged(2)
+    assert not judged(1)
+    add(database, clock, ps=2)
+    assert not judged(3), "the newer one has no vote yet"
