@@ -139,7 +139,7 @@ def _still_ours(context: AttemptContext, lease: Lease) -> None:
     """The fence: results that came in under a stale token are evidence, never a vote."""
     if not context.pool.holds(lease):
         raise LeaseLost(
-            f"lease {lease.token} on {lease.node} ran out before the results were in",
+            f"lease {lease.token} on {lease.node} ran out under this attempt",
             hint="raise lease-s, or look why this machine stood still",
         )
 
@@ -190,8 +190,17 @@ def _on_node(context: AttemptContext, merged: MergedTree, lease: Lease) -> Attem
         with TemporaryFile() as tar:
             context.checkout.archive(merged, tar)
             tar.seek(0)
+            # It ends what an earlier holder left there: only the present holder may.
+            context.cancel.check()
+            _still_ours(context, lease)
             session.put_tree(tar, plan.checkout, setup)
-        context.note(phase=Phase.RUN.value, suite_started_at=context.clock.now())
+        context.note(
+            phase=Phase.RUN.value,
+            suite_started_at=context.clock.now(),
+            grade=endpoint.grade.value,
+            hypervisor=endpoint.hypervisor,
+            facts=dict(endpoint.facts),
+        )
         return _run_and_collect(context, session, plan)
     finally:
         session.kill()
@@ -211,9 +220,6 @@ def _describe(context: AttemptContext, endpoint: Endpoint) -> None:
     context.console.note(
         f"hypervisor {endpoint.hypervisor or 'none'}, evidence {endpoint.grade.value}"
         + (f"; {facts}" if facts else "")
-    )
-    context.note(
-        grade=endpoint.grade.value, hypervisor=endpoint.hypervisor, facts=dict(endpoint.facts)
     )
 
 

@@ -120,7 +120,7 @@ class Engine:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "max_executor_threads": self._slots + 4,
-            "notification_listener_polling_interval_sec": 10.0,
+            "notification_listener_polling_interval_sec": 2.0,  # `stop` waits for its turn
             "scheduler_polling_interval_sec": 300.0,
         }
         DBOS(config=config)

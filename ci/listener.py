@@ -128,7 +128,6 @@ class Listener:
         try:
             self._stream.run_once()
         except HypervouchError as error:
-            self._log.warning("stream ended", action="disconnect", reason=str(error))
             return str(error)
         return "the server closed the stream"
 

@@ -6,6 +6,8 @@ import sys
 
 import structlog
 
+from ci.errors import ConfigError
+
 
 def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
     """Send our own and every library's log lines through structlog.
@@ -13,7 +15,14 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
     Args:
         level: Least level that is shown.
         json_lines: JSON lines; by default where standard error is not a terminal.
+
+    Raises:
+        ConfigError: There is no such level.
     """
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigError(
+            f"there is no log level {level}", hint="use DEBUG, INFO, WARNING or ERROR"
+        )
     as_json = not sys.stderr.isatty() if json_lines is None else json_lines
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

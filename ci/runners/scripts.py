@@ -112,7 +112,8 @@ def run(command: str, *, directory: str, env: Mapping[str, str], token: str, num
     """Run a command in a Unix session of its own; its exit status becomes the script's.
 
     The outer shell stays outside that session: it outlives whatever ends the command and
-    reports it as 128 + signal. The parentheses keep `setsid` in a child that leads no
+    reports it as 128 + signal; where nobody listens any more it still tidies, hence the trap,
+    which its children do not inherit. The parentheses keep `setsid` in a child that leads no
     process group, so that it need not fork and lose the status.
     """
     file = quote(record(token, number))
@@ -122,7 +123,7 @@ def run(command: str, *, directory: str, env: Mapping[str, str], token: str, num
         'echo "$$ ${21} $boot" >"$0" || exit 125; set +C; umask 022; exec sh -c "$1"'
     )
     return (
-        f"umask 022\ncd -- {quote(directory)} 2>&1 || exit 125\n"
+        f"trap : PIPE\numask 022\ncd -- {quote(directory)} 2>&1 || exit 125\n"
         # Within the parentheses: the outer shell's own children must not carry the mark.
         f"(\n{exports({**env, MARK: token})}"
         f"exec setsid sh -c {quote(inner)} {file} {quote(command)} </dev/null 2>&1\n)\n"

@@ -55,11 +55,9 @@ class Database:
                 found = connection.execute(sa.select(schema_version.c.version)).scalar()
                 if found is None:
                     connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
-        except sa.exc.OperationalError as error:
-            raise StorageError(
-                f"the database {self.engine.url.render_as_string()} cannot be used: {error.orig}",
-                hint="look at the disk's free space and at the file's owner",
-                retryable=True,
+        except sa.exc.DatabaseError as error:
+            raise _refused(
+                f"the database {self.engine.url.render_as_string()} cannot be used", error
             ) from error
         if found not in {None, SCHEMA_VERSION}:
             raise ConfigError(
@@ -77,12 +75,8 @@ class Database:
         try:
             with self.engine.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            raise StorageError(
-                f"a write to the database failed: {error.orig}",
-                hint="look at the disk's free space",
-                retryable=True,
-            ) from error
+        except sa.exc.DatabaseError as error:
+            raise _refused("a write to the database failed", error) from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -94,16 +88,23 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 yield connection.execution_options(ci_reading=True)
-        except sa.exc.OperationalError as error:
-            raise StorageError(
-                f"the database could not be read: {error.orig}",
-                hint="look at the disk, and whether state-dir is the right one",
-                retryable=True,
-            ) from error
+        except sa.exc.DatabaseError as error:
+            raise _refused("the database could not be read", error) from error
 
     def close(self) -> None:
         """Give back every connection."""
         self.engine.dispose()
+
+
+def _refused(what: str, error: sa.exc.DatabaseError) -> Exception:
+    """The disk or the file is at fault; anything else is our own mistake and stays as it is."""
+    if type(error) not in {sa.exc.OperationalError, sa.exc.DatabaseError}:
+        return error
+    return StorageError(
+        f"{what}: {error.orig}",
+        hint="look at the disk's free space, at the file's owner, and whether state-dir is right",
+        retryable=True,
+    )
 
 
 def _sqlite_settings(connection: Any, _record: Any) -> None:

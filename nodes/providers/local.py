@@ -74,7 +74,7 @@ class LocalProvider:
         self.stop(node)
         folder = self._state / node
         try:
-            (folder / "work").mkdir(parents=True)
+            (folder / "work").mkdir(parents=True, exist_ok=True)
             (folder / "holder").write_text(holder)
         except OSError as error:
             raise NodeUnavailable(

@@ -26,6 +26,7 @@ from ci.errors import (
     StorageError,
 )
 from ci.model.node import Endpoint, Transport
+from ci.runners.scripts import family
 from ci.runners.table import runner_for
 from tests.kit.require import require
 from tests.kit.sessions import Node, is_alive, tar_of, within
@@ -362,6 +363,11 @@ def test_a_broken_connection_is_the_nodes_fault(node: Node, sshd: Sshd, tmp_path
     timer.join()
     os.kill(int((tmp_path / "pid").read_text()), 9)
     node.session.kill()
+    record = f".hypervouch-{family(str(tmp_path / 'node'))}-*"
+    ends = time.monotonic() + 10
+    while list(Path("/tmp").glob(record)) and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert not list(Path("/tmp").glob(record))
     with pytest.raises(NodeUnavailable):
         node.run("true")
     with pytest.raises(NodeUnavailable):

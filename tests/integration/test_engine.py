@@ -93,7 +93,7 @@ def test_a_build_runs_its_steps_in_order_and_once(desk):
 def test_killed_at_any_step_it_goes_on_and_is_reported_once(desk, where):
     desk.mark(f"kill-{where}-b1")
     assert desk.run("submit=b1", "wait=b1", "idle=30")[0] == KILLED
-    assert desk.run("wait=b1", "idle=0.5", "stop")[0] == 0
+    assert desk.run("wait=b1", "idle=0.5")[0] == 0
     assert desk.journal() == WHOLE
 
 
@@ -102,7 +102,7 @@ def test_killed_again_and_again(desk):
         desk.mark(f"kill-{where}-b1")
     for _ in range(4):
         assert desk.run("submit=b1", "wait=b1", "idle=30")[0] == KILLED
-    assert desk.run("wait=b1", "idle=0.5", "stop")[0] == 0
+    assert desk.run("wait=b1", "idle=0.5")[0] == 0
     assert desk.journal() == WHOLE
 
 
@@ -116,14 +116,14 @@ def test_several_builds_at_once_each_go_on(desk):
     child.wait()
     for number in range(1, 5):
         (desk.folder / f"hold-check-b{number}").unlink()
-    assert desk.run(*(f"wait=b{n}" for n in range(1, 5)), "idle=0.5", "stop")[0] == 0
+    assert desk.run(*(f"wait=b{n}" for n in range(1, 5)), "idle=0.5")[0] == 0
     journal = desk.journal()
     assert len(journal) == len(set(journal)) == 16
 
 
 def test_two_engines_on_one_directory_are_refused(desk):
     hold = desk.mark("hold-check-b1")
-    first = desk.start("submit=b1", "wait=b1", "stop")
+    first = desk.start("submit=b1", "wait=b1")
     desk.until("held-check-b1")
     status, said = desk.run("submit=b2")
     assert status == 3
@@ -144,13 +144,13 @@ def test_stopping_leaves_the_build_to_the_next_start(desk):
     desk.mark("stopping-begin-baseline-b1")
     assert desk.run("submit=b1", "idle=2", "stop")[0] == 0
     assert desk.journal() == ["b1 check"]
-    assert desk.run("wait=b1", "idle=0.5", "stop")[0] == 0
+    assert desk.run("wait=b1", "idle=0.5")[0] == 0
     assert desk.journal() == WHOLE
 
 
 def test_what_was_never_submitted_is_found_by_reconcile(desk):
     (desk.folder / "builds.txt").write_text("b1 b2")
-    status, said = desk.run("submit=b2", "reconcile", "wait=b1", "wait=b2", "reconcile", "stop")
+    status, said = desk.run("submit=b2", "reconcile", "wait=b1", "wait=b2", "reconcile")
     assert status == 0
     assert said.splitlines()[-1] == "lost="
     assert "b1" in said.splitlines()[0]
@@ -161,7 +161,7 @@ def test_what_was_never_submitted_is_found_by_reconcile(desk):
 def test_reconcile_leaves_alone_what_runs(desk):
     (desk.folder / "builds.txt").write_text("b1")
     hold = desk.mark("hold-check-b1")
-    child = desk.start("submit=b1", "idle=1", "reconcile", "wait=b1", "stop")
+    child = desk.start("submit=b1", "idle=1", "reconcile", "wait=b1")
     desk.until("held-check-b1")
     time.sleep(2)
     hold.unlink()
@@ -180,7 +180,7 @@ def test_a_full_disk_under_the_engine_costs_time_and_no_build(desk):
 
 
 def test_what_is_forgotten_may_be_submitted_anew(desk):
-    status, said = desk.run("submit=b1", "wait=b1", "forget=b1", "submit=b1", "idle=1", "stop")
+    status, said = desk.run("submit=b1", "wait=b1", "forget=b1", "submit=b1", "idle=1")
     assert status == 0
     assert said == "finished="
     assert desk.journal() == WHOLE

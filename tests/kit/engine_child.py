@@ -5,7 +5,7 @@ Every word of PLAN is one thing to do, in order:
 
 - `submit=ID`: start a build; `reconcile`: submit every build of `builds.txt` that nobody runs;
 - `wait=ID`: until the build is reported; `idle=SECONDS`;
-- `print=WORD`: say so on standard output; `stop`: stop the engine.
+- `forget=ID`: drop its record once it ended; `stop`: stop the engine.
 
 The steps write lines to `journal.txt`. A file `hold-STEP-ID` makes the step wait for its
 removal; `kill-STEP-ID` ends the process at that step as `kill -9` does, once; `stopping-STEP-ID`
@@ -116,7 +116,7 @@ def main(folder: Path, plan: list[str]) -> int:
     try:
         made.hold()
     except HypervouchError as error:
-        print(f"{type(error).__name__}: {error}", flush=True)
+        _say(f"{type(error).__name__}: {error}")
         return 3
     made.start(steps)
     for word in plan:
@@ -137,7 +137,7 @@ def _do(made: Engine, steps: Steps, folder: Path, verb: str, rest: str) -> None:
         made.forget(lost)
         for build_id in lost:
             made.submit(build_id)
-        print(f"lost={','.join(lost)}", flush=True)
+        _say(f"lost={','.join(lost)}")
     elif verb == "wait":
         _wait(lambda: f"{rest} reported" in steps.journal())
     elif verb == "idle":
@@ -145,11 +145,14 @@ def _do(made: Engine, steps: Steps, folder: Path, verb: str, rest: str) -> None:
     elif verb == "forget":
         _wait(lambda: rest in made.finished())
         made.forget(made.finished())
-        print(f"finished={','.join(made.finished())}", flush=True)
-    elif verb == "print":
-        print(rest, flush=True)
+        _say(f"finished={','.join(made.finished())}")
     elif verb == "stop":
         made.stop()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _wait(done: Any) -> None:
