@@ -39,7 +39,13 @@ class ErrorGroup(click.Group):
 
 @click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hypervouch")
-@click.option("--log-level", default="INFO", show_default=True, help="Least level shown.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    help="Least level shown.",
+)
 def main(log_level: str) -> None:
     """Third-party CI for hypervisor drivers: a patch reaches a hypervisor, a vote and a page."""
     _check_own_package()

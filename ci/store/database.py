@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from ci.errors import ConfigError, StorageError
 from ci.store.schema import SCHEMA_VERSION, metadata, schema_version
 
+# The disk or the file is at fault; what derives from these is our own mistake.
+_AT_FAULT = (sa.exc.OperationalError, sa.exc.DatabaseError)
+
 
 class Database:
     """One engine for our own tables. Thread-safe; a transaction belongs to one thread.
@@ -56,6 +59,8 @@ class Database:
                 if found is None:
                     connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
         except sa.exc.DatabaseError as error:
+            if type(error) not in _AT_FAULT:
+                raise
             raise _refused(
                 f"the database {self.engine.url.render_as_string()} cannot be used", error
             ) from error
@@ -76,6 +81,8 @@ class Database:
             with self.engine.begin() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
+            if type(error) not in _AT_FAULT:
+                raise
             raise _refused("a write to the database failed", error) from error
 
     @contextmanager
@@ -89,6 +96,8 @@ class Database:
             with self.engine.connect() as connection:
                 yield connection.execution_options(ci_reading=True)
         except sa.exc.DatabaseError as error:
+            if type(error) not in _AT_FAULT:
+                raise
             raise _refused("the database could not be read", error) from error
 
     def close(self) -> None:
@@ -96,10 +105,7 @@ class Database:
         self.engine.dispose()
 
 
-def _refused(what: str, error: sa.exc.DatabaseError) -> Exception:
-    """The disk or the file is at fault; anything else is our own mistake and stays as it is."""
-    if type(error) not in {sa.exc.OperationalError, sa.exc.DatabaseError}:
-        return error
+def _refused(what: str, error: sa.exc.DatabaseError) -> StorageError:
     return StorageError(
         f"{what}: {error.orig}",
         hint="look at the disk's free space, at the file's owner, and whether state-dir is right",

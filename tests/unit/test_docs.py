@@ -3,8 +3,9 @@
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import pytest
@@ -15,8 +16,9 @@ from ci import cli, errors, settings
 from ci.config_items import MODELS
 from ci.layout import ProjectPipeline, SecretRef
 from ci.model.result import FailureClass, Grade, Result
+from ci.store.database import Database
 from nodes.providers.table import BUILT_IN, driver
-from webui.app import PAGES
+from webui.app import PAGES, create_app
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -99,24 +101,67 @@ def _format(value: object) -> str:
     return "g" if isinstance(value, float) else ""
 
 
-def _keys() -> Iterator[Any]:
-    sections: list[tuple[str, type[Any]]] = [
+def _documented_models() -> list[tuple[str, type[Any]]]:
+    return [
         *MODELS.items(),
         ("Secrets", SecretRef),
         ("project", ProjectPipeline),
         *((f"driver: {name}", driver(name).Options) for name in BUILT_IN),
     ]
-    for heading, model in sections:
-        for name, field in model.model_fields.items():
-            key = field.alias or name
-            of_every_provider = heading.startswith("driver:") and key in {"name", "label"}
-            if not of_every_provider and key != "pipelines":
-                yield pytest.param(heading, key, _default(field), id=f"{heading}.{key}")
 
 
-@pytest.mark.parametrize(("heading", "key", "default"), list(_keys()))
-def test_a_key_is_documented_with_its_default(heading: str, key: str, default: str):
-    assert f"| `{key}` | {default} | " in _section(REFERENCE / "configuration.md", heading)
+def _fields(heading: str, model: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        of_every_provider = heading.startswith("driver:") and key in {"name", "label"}
+        if not of_every_provider and key != "pipelines":
+            yield key, field
+
+
+def _keys() -> Iterator[Any]:
+    for heading, model in _documented_models():
+        for key, field in _fields(heading, model):
+            yield pytest.param(heading, key, field, id=f"{heading}.{key}")
+
+
+def _key_rows(heading: str) -> dict[str, str]:
+    """The lines of a section's tables of keys, by key."""
+    tables = re.split(r"\n\n", _section(REFERENCE / "configuration.md", heading))
+    keys = [table for table in tables if table.startswith("| key | default | meaning |")]
+    rows = [line for table in keys for line in table.splitlines()[2:]]
+    return {line.split("`")[1]: line for line in rows}
+
+
+def _limits(field: FieldInfo) -> str:
+    """`1 to 64`, or nothing where an end is open."""
+    lowest = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
+    highest = next((m.le for m in field.metadata if hasattr(m, "le")), None)
+    if lowest is None or highest is None:
+        return ""
+    return f"{lowest} {'or' if highest - lowest == 1 else 'to'} {highest}"
+
+
+def _choices(annotation: Any) -> list[str]:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [member.value for member in annotation]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [word for inner in get_args(annotation) for word in _choices(inner)]
+
+
+@pytest.mark.parametrize(("heading", "key", "field"), list(_keys()))
+def test_a_key_is_documented_with_its_default_and_limits(heading: str, key: str, field: FieldInfo):
+    row = _key_rows(heading).get(key, "")
+    assert row.startswith(f"| `{key}` | {_default(field)} | ")
+    assert _limits(field) in row
+    assert not [word for word in _choices(field.annotation) if f"`{word}`" not in row]
+
+
+@pytest.mark.parametrize("heading", dict(_documented_models()))
+def test_no_documented_key_is_gone(heading: str):
+    models = [model for name, model in _documented_models() if name == heading]
+    known = {key for model in models for key, _ in _fields(heading, model)}
+    assert set(_key_rows(heading)) == known
 
 
 def _verbs(group: click.Group, prefix: str = "hypervouch") -> Iterator[tuple[str, click.Command]]:
@@ -154,6 +199,12 @@ def test_a_page_is_documented_with_its_twin(page: Any):
     assert f"| `{page.path}` | `{page.twin}` | " in (REFERENCE / "routes.md").read_text()
 
 
+def test_every_route_is_documented(tmp_path: Path):
+    text = (REFERENCE / "routes.md").read_text()
+    app = create_app(Database.in_directory(tmp_path), tmp_path, "http://ci.example.org/")
+    assert not [path for path in (route.path for route in app.routes) if f"`{path}" not in text]
+
+
 def test_errors_are_documented():
     text = (REFERENCE / "errors.md").read_text()
     ours = [
@@ -168,6 +219,11 @@ def test_errors_are_documented():
 def test_results_are_documented(words: Any):
     text = (REFERENCE / "results.md").read_text()
     assert not [word.value for word in words if f"`{word.value}`" not in text]
+
+
+def test_every_decision_is_listed_in_the_first():
+    first, *others = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert not [page.name for page in others if f"({page.name})" not in first.read_text()]
 
 
 def test_the_schema_for_editors_is_current():
