@@ -2,6 +2,7 @@
 """What happens in the demo: which patches are pushed, and which votes must come of it."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from ci.sandbox.author import PushedChange, Pusher
 from ci.sandbox.demo_patches import DemoPatch
 
 STEP_S = 0.5
+HALF_WAY_S = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Told:
 
     changes: dict[str, PushedChange] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    running_since_s: float | None = None
     killed: bool = False
     rechecked: bool = False
 
@@ -104,7 +107,12 @@ def _kill_when_running(stage: Stage, told: Told) -> None:
     if node is None and stage.votes(change):
         told.killed = True
         told.notes.append(f"change {change.number} was over before its node could be killed")
-    if node:
+    if node is None:
+        told.running_since_s = None
+        return
+    now = time.monotonic()
+    told.running_since_s = told.running_since_s or now
+    if now - told.running_since_s > HALF_WAY_S:
         stage.kill_node(node)
         told.killed = True
         told.notes.append(f"killed the machine of node {node} in the middle of its suite")

@@ -198,7 +198,8 @@ def baselines(
         .order_by(table.c.started_at.desc())
         .limit(limit)
     ).all()
-    return _with_outcomes(tx, [row for row in rows if Job.model_validate(row.job) == order.job])
+    mine = order.job.model_dump(mode="json", by_alias=True)
+    return _with_outcomes(tx, [row for row in rows if row.job == mine])
 
 
 def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[AttemptRecord, ...]:

@@ -155,6 +155,15 @@ class TestBaselines:
         self.other(store, 20, unlike)
         assert store.baselines(check) == ()
 
+    def test_a_job_that_an_older_version_wrote_is_only_unlike(self, store):
+        check = self.check_of(store)
+        made = self.other(store, 20)
+        with store.database.write() as tx:
+            number = sa.select(schema.attempt.c.build_id).where(schema.attempt.c.id == made)
+            mine = schema.build.c.id == number.scalar_subquery()
+            tx.execute(sa.update(schema.build).where(mine).values(job={"gone": 1}))
+        assert store.baselines(check) == ()
+
     @pytest.mark.parametrize(
         "unlike", [{"branch": "stable"}, {"project": "acme/x"}, {"connection": "other"}]
     )
