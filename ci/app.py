@@ -7,13 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ci import settings
 from ci.bell import Bell
 from ci.checkout import Checkout, Remote
 from ci.clock import Clock, SystemClock
 from ci.collect import LogStore
+from ci.config_items import complaints
 from ci.dispatcher import Dispatcher
 from ci.engine import Engine
 from ci.errors import ConfigError, HypervouchError
@@ -50,11 +49,7 @@ def check_provider(config: ProviderConfig) -> list[tuple[tuple[str | int, ...], 
         model = driver(config.driver).Options
     except ConfigError as error:
         return [(("driver",), str(error))]
-    try:
-        model.model_validate(config.options)
-    except ValidationError as error:
-        return [(detail["loc"], detail["msg"]) for detail in error.errors()]
-    return []
+    return list(complaints(model, config.options))
 
 
 def load_layout(path: Path) -> Layout:

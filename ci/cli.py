@@ -211,8 +211,12 @@ def explain(config: Path, event: Path, files: tuple[str, ...]) -> None:
 @main.command()
 @config_option
 @json_option
-@click.option("--limit", default=20, show_default=True)
-@click.option("--state", help="Only this state: queued, running, done, canceled.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 200))
+@click.option(
+    "--state",
+    type=click.Choice(["queued", "running", "done", "canceled"]),
+    help="Only this state.",
+)
 def builds(config: Path, as_json: bool, limit: int, state: str | None) -> None:
     """List builds, newest first."""
     from ci.listings import show_builds  # noqa: PLC0415
@@ -284,7 +288,7 @@ def recheck(config: Path, change: int, words: tuple[str, ...], connection: str |
         at=SystemClock().now(),
     )
     number = event.patchset.number if event.patchset else 0
-    click.echo(f"recheck of {change},{number} is noted; the service starts it")
+    click.echo(f"recheck of {change},{number} is noted; see `hypervouch builds`")
 
 
 @main.command()

@@ -147,5 +147,6 @@ def _reason(label: str, room: LabelRoom | None, ahead: int, slots: int) -> str:
     if not room.usable:
         return f"no {label} node is usable{trouble}"
     if room.running >= room.usable:
-        return f"all {room.usable} {label} nodes are busy{queue_note}{trouble}"
+        busy = f"all {room.usable} {label} nodes are" if room.usable > 1 else f"the {label} node is"
+        return f"{busy} busy{queue_note}{trouble}"
     return f"all {slots} slots of this installation are busy{queue_note}"

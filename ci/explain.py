@@ -7,7 +7,7 @@ from pathlib import Path
 from ci import triggers
 from ci.app import load_layout
 from ci.errors import ConfigError
-from ci.gerrit.parse import Ignored, parse_line
+from ci.gerrit.parse import Ignored, MalformedEvent, parse_line
 
 
 def explain_file(config: Path, event_file: Path, files: Sequence[str]) -> Iterator[str]:
@@ -27,7 +27,13 @@ def explain_file(config: Path, event_file: Path, files: Sequence[str]) -> Iterat
     except OSError as error:
         raise ConfigError(f"{event_file} cannot be read: {error.strerror}") from error
     for connection in layout.connections:
-        event = parse_line(line, connection.name)
+        try:
+            event = parse_line(line, connection.name)
+        except MalformedEvent as error:
+            raise ConfigError(
+                f"{event_file} holds no event: {error.message}",
+                hint="give one event, as `gerrit stream-events` prints it",
+            ) from error
         if isinstance(event, Ignored):
             yield f"{connection.name}: nothing starts: {event.reason}"
             continue

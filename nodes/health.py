@@ -84,7 +84,7 @@ def preflight(endpoint: Endpoint) -> dict[str, str]:
         "kernel": answers.kernel,
         "free-memory-mib": str(answers.free_memory_mib),
         "free-disk-mib": str(answers.free_disk_mib),
-        "clock-skew-s": f"{answers.clock_skew_s:.0f}",
+        "clock-skew-s": str(round(answers.clock_skew_s or 0.0)),
     }
 
 

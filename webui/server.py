@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP server in a thread: the process it lives in keeps its own signal handling."""
 
+import os
 import socket
 import threading
 import time
@@ -58,8 +59,8 @@ class WebServer:
             self._socket = socket.create_server((self._host, self._port), family=family)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {self._host}:{self._port}: {error.strerror}",
-                hint="stop what uses it, or set another address under service: listen",
+                f"cannot listen on {self._host}:{self._port}: {os.strerror(error.errno or 0)}",
+                hint="stop what uses it, or choose another: listen in the configuration, --port of the demo",
             ) from error
         # Connections inherit it; without, every answer waits 40 ms for a delayed acknowledgement,
         # because asyncio sets it only on sockets made with an explicit protocol number.
