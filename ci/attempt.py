@@ -81,6 +81,7 @@ class AttemptContext:
         console: Its live log.
         directory: Its own directory in the log store.
         avoid: Nodes this build was on before.
+        patience_s: Seconds to wait for another node before one of those is tried again.
         tip: Branch tip of the build's first check; repeats and baselines use the same one.
         note: Writes progress down.
         secrets: What may appear in no log or artifact.
@@ -97,6 +98,7 @@ class AttemptContext:
     console: ConsoleLog
     directory: Path
     avoid: tuple[str, ...]
+    patience_s: float
     tip: str | None
     note: Progress
     secrets: tuple[str, ...]
@@ -115,6 +117,7 @@ def run_attempt(context: AttemptContext) -> AttemptEnd:
         context.order.job.node_label,
         holder=context.attempt_id,
         avoid=context.avoid,
+        patience_s=context.patience_s,
         cancel=context.cancel,
     )
     context.console.note(f"node {lease.node}, lease {lease.token}")

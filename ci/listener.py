@@ -174,6 +174,9 @@ class Listener:
         return event.kind is EventKind.COMMENT_ADDED and event.author.username == self._own_username
 
     def _store(self, event: Event) -> None:
+        if events.watermark(self._database, self.name) is None:
+            # The first event ever is where history begins, should we die before the catch-up.
+            events.advance_watermark(self._database, self.name, event.occurred_at)
         new = events.store(
             self._database,
             event,

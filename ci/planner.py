@@ -28,6 +28,7 @@ from ci.store.builds import NewBuildset
 from ci.store.database import Database
 from ci.triggers import Decision, explain, match, needs_files
 
+FILE_TRIES = 20
 ENDS = {
     EventKind.CHANGE_ABANDONED: "the change was abandoned",
     EventKind.CHANGE_MERGED: "the change was merged",
@@ -82,6 +83,7 @@ class Planner:
         self._on_queued = on_queued
         self._on_cancel = on_cancel
         self._away: dict[str, tuple[float, Backoff]] = {}
+        self._tries: dict[int, int] = {}
         self._stop = threading.Event()
         self._log = get("build")
 
@@ -120,15 +122,22 @@ class Planner:
     def _try(self, event_id: int, event: Event) -> bool:
         """Plan one event; False when its server cannot be asked now, so it stays stored.
 
-        Only a change that is gone is given up; a refusal waits for the operator.
+        A change that is gone is given up. One whose files the server never lists while it
+        answers is planned without the list in the end: running too much is the safe side,
+        and the events behind it must not wait for ever.
         """
         try:
-            decisions = self._decide(event)
+            decisions = self._decide(event, with_files=self._tries.get(event_id, 0) < FILE_TRIES)
         except ReviewServerError as error:
-            if not (isinstance(error, RestError) and error.status == HTTPStatus.NOT_FOUND):
+            if not isinstance(error, RestError) or error.status == HTTPStatus.UNAUTHORIZED:
+                self._postpone(event.connection, error)
+                return False
+            if error.status != HTTPStatus.NOT_FOUND:
+                self._tries[event_id] = self._tries.get(event_id, 0) + 1
                 self._postpone(event.connection, error)
                 return False
             decisions = (Decision(pipeline="", starts=False, reason=error.message),)
+        self._tries.pop(event_id, None)
         self._away.pop(event.connection, None)
         self._plan(event_id, event, decisions)
         return True
@@ -138,7 +147,7 @@ class Planner:
         self._away[connection] = (self._clock.monotonic_s() + backoff.next_s(), backoff)
         self._log.warning("planning waits for the server", connection=connection, reason=str(error))
 
-    def _decide(self, event: Event) -> tuple[Decision, ...]:
+    def _decide(self, event: Event, *, with_files: bool) -> tuple[Decision, ...]:
         layout = self._layout()
         if event.connection not in self._servers:
             reason = f"connection {event.connection} is no longer in the configuration"
@@ -150,7 +159,7 @@ class Planner:
         server = self._servers[event.connection]
         own = server.own_names() if event.kind is EventKind.COMMENT_ADDED else frozenset()
         files = None
-        if event.patchset and needs_files(event, layout):
+        if with_files and event.patchset and needs_files(event, layout):
             files = server.changed_files(
                 event.change.project, event.change.number, event.patchset.revision
             )

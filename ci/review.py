@@ -76,7 +76,9 @@ def _sentence(builds: Sequence[JudgedBuild], verdict: Verdict) -> str:
 def _notes(build: JudgedBuild) -> list[str]:
     """What else the author should know of one build, one line each."""
     judgement = build.judgement
-    notes = [
+    where = f" on {build.hypervisor}" if build.hypervisor else ""
+    evidence = [] if build.grade == "none" else [f"{build.job_name}: evidence {build.grade}{where}"]
+    notes = evidence + [
         f"{build.job_name}: {finding.test_id} {finding.reason}; not counted"
         for finding in judgement.findings
         if finding.failure_class not in _COUNTED

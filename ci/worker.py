@@ -223,6 +223,7 @@ class Worker:
             console=console,
             directory=self._logs.attempt_dir(order.build_id, attempt_id),
             avoid=attempts.nodes_tried(done),
+            patience_s=_patience_s(done),
             tip=first.tip if first and kind is not AttemptKind.CHECK else None,
             note=note,
             secrets=self._secrets,
@@ -300,6 +301,15 @@ class Worker:
                 self._log.error("a build waits for the disk", action="wait", reason=str(error))
                 if self._stop.wait(backoff.next_s()):
                     raise Stopping from error
+
+
+def _patience_s(done: Sequence[AttemptRecord]) -> float:
+    """How long a build waits before it goes back to a node that failed it: 30, 90, 270 s.
+
+    A lab machine that reboots must not use up a build's tries in a second.
+    """
+    failures = sum(1 for a in done if a.result is Result.NODE_FAILURE)
+    return min(270.0, 10.0 * 3.0**failures) if failures else 0.0
 
 
 def _end_of(error: HypervouchError) -> AttemptEnd:

@@ -107,6 +107,7 @@ class NodePool:
         *,
         holder: str,
         avoid: Collection[str],
+        patience_s: float = 0.0,
         cancel: CancelToken,
     ) -> Lease:
         """Wait for a usable node of a label and lease it.
@@ -115,11 +116,14 @@ class NodePool:
             label: What the job asks for.
             holder: Id of the attempt.
             avoid: Nodes where this build was before; used only when there is no other.
+            patience_s: Seconds to wait for another one to be free, or for the avoided ones to
+                recover, before one of these is taken after all.
             cancel: Ends the wait.
 
         Raises:
             HypervouchError: The token's cause.
         """
+        strict_until_s = self._clock.monotonic_s() + patience_s
         while True:
             cancel.check()
             with self._database.write() as tx:
@@ -128,6 +132,7 @@ class NodePool:
                     label=label,
                     holder=holder,
                     avoid=avoid,
+                    strict=self._clock.monotonic_s() < strict_until_s,
                     now=self._clock.now(),
                     term=self._term,
                 )

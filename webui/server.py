@@ -60,7 +60,7 @@ class WebServer:
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {self._host}:{self._port}: {os.strerror(error.errno or 0)}",
-                hint="stop what uses it, or choose another: listen in the configuration, --port of the demo",
+                hint="stop what uses it, or choose another: the key listen, or --port of the demo",
             ) from error
         # Connections inherit it; without, every answer waits 40 ms for a delayed acknowledgement,
         # because asyncio sets it only on sockets made with an explicit protocol number.

@@ -82,10 +82,24 @@ class GerritReporter:
                 Delivery.ALREADY_THERE,
                 f"the comment is on {_where(review)}, a newer vote {label} {value:+d} stands",
             )
+        if self._vote_now(review, label, state):
+            return (
+                Delivery.DELIVERED,
+                f"voted {_vote(review)} on {_where(review)}, whose comment was there",
+            )
         return Delivery.REFUSED, (
             f"the comment is on {_where(review)}, but the vote {_vote(review)} is not:"
             f" it was removed or never taken; {self._fix(label, state)}"
         )
+
+    def _vote_now(self, review: Review, label: str, state: LabelState | None) -> bool:
+        """Give the vote that the comment still lacks, where the right has come meanwhile."""
+        if state is None or state.permitted is None:
+            return False
+        low, high = state.permitted
+        if not low <= review.value <= high:
+            return False
+        return self._send(review, "", {label: review.value}).get(label) == review.value
 
     def _post(self, review: Review, detail: ChangeDetail) -> tuple[Delivery, str]:
         label = review.label

@@ -261,6 +261,8 @@ class JudgedBuild:
     voting: bool
     judgement: Judgement
     duration_s: float
+    grade: str
+    hypervisor: str
 
 
 def judged(tx: sa.Connection, buildset_id: str) -> tuple[JudgedBuild, ...] | None:
@@ -278,10 +280,26 @@ def judged(tx: sa.Connection, buildset_id: str) -> tuple[JudgedBuild, ...] | Non
     ).all()
     if any(row.judgement is None for row in rows):
         return None
-    return tuple(_judged(row) for row in rows)
+    evidence = _evidence(tx, [row.id for row in rows])
+    return tuple(_judged(row, evidence.get(row.id, ("none", ""))) for row in rows)
 
 
-def _judged(row: sa.Row[Any]) -> JudgedBuild:
+def _evidence(tx: sa.Connection, build_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Grade and hypervisor of the newest finished check of each build."""
+    table = schema.attempt
+    rows = tx.execute(
+        sa.select(table.c.build_id, table.c.grade, table.c.hypervisor)
+        .where(
+            table.c.build_id.in_(build_ids),
+            table.c.kind == AttemptKind.CHECK.value,
+            table.c.result.in_([Result.SUCCESS.value, Result.FAILURE.value]),
+        )
+        .order_by(table.c.number)
+    )
+    return {row.build_id: (row.grade, row.hypervisor) for row in rows}
+
+
+def _judged(row: sa.Row[Any], evidence: tuple[str, str]) -> JudgedBuild:
     started = row.started_at or row.finished_at
     return JudgedBuild(
         build_id=row.id,
@@ -289,6 +307,8 @@ def _judged(row: sa.Row[Any]) -> JudgedBuild:
         voting=row.voting,
         judgement=judgement_from_json(row.judgement),
         duration_s=(row.finished_at - started).total_seconds(),
+        grade=evidence[0],
+        hypervisor=evidence[1],
     )
 
 

@@ -59,13 +59,14 @@ def take(
     label: str,
     holder: str,
     avoid: Collection[str],
+    strict: bool = False,
     now: datetime,
     term: timedelta,
 ) -> Lease | None:
     """Lease any usable free node of a label; one whose lease ran out counts as free.
 
-    Nodes in `avoid` (where this build failed before) are taken only when the label has no
-    other usable node at all.
+    Nodes in `avoid` (where this build was before) are taken only when the label has no other
+    usable node at all, and with `strict` not even then.
 
     Returns:
         The lease with a new, larger token, or None when every node is busy.
@@ -77,7 +78,7 @@ def take(
         .order_by(table.c.leased_at.nulls_first(), table.c.name)
     ).all()
     others = [row for row in rows if row.name not in avoid]
-    for row in others or rows:
+    for row in others if strict else others or rows:
         if row.holder is None or row.expires_at <= now:
             lease = Lease(node=row.name, token=row.token + 1, holder=holder, expires_at=now + term)
             tx.execute(

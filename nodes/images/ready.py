@@ -79,7 +79,7 @@ def create_overlay(base: Path, overlay: Path) -> None:
     except proc.CommandFailed as error:
         raise NodeUnavailable(
             f"cannot write the node's disk: {error.message}",
-            hint=f"check the space in {overlay.parent}",
+            hint=error.hint or f"check the space in {overlay.parent}",
             retryable=True,
         ) from error
 

@@ -24,7 +24,7 @@ from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
 from nodes.images import keys, machine
-from nodes.images.build import Image, Progress, image
+from nodes.images.build import Image, Progress, image, require_tools
 from nodes.images.machine import Machine, Shape
 from nodes.images.ready import Ready, create_overlay, memory_backend, ready
 from nodes.login import log_in, wait_for_banner
@@ -108,6 +108,7 @@ class QemuProvider:
         Raises:
             ConfigError: A tool is missing or packages cannot be fetched.
         """
+        require_tools()  # a cached image does not mean that QEMU is still here
         self._image = image(self._options.cache_dir, progress=self._progress)
         if self._options.snapshot and self._ready is None:
             try:

@@ -155,14 +155,23 @@ class TestGerrit:
         assert body["labels"] == {}
         assert body["message"] == f"{REVIEW.message}\n\n{VOTE_NOT_TAKEN}"
 
-    def test_a_comment_whose_vote_is_missing_is_told_apart(self) -> None:
-        change = FakeChange()
+    def test_a_vote_that_was_refused_is_given_once_the_right_has_come(self) -> None:
+        change = FakeChange(permitted={}, restricted={"Verified"})
         reporter = GerritReporter(change.rest(), CI)
-        reporter.deliver(REVIEW)
-        change.votes.clear()
+        assert reporter.deliver(REVIEW)[0] is Delivery.REFUSED
         outcome, sentence = reporter.deliver(REVIEW)
         assert outcome is Delivery.REFUSED
         assert "the comment is on 7,2, but the vote Verified +1 is not" in sentence
+        change.restricted, change.permitted = set(), {"Verified": (-1, 1)}
+        outcome, sentence = reporter.deliver(REVIEW)
+        assert (outcome, change.votes) == (Delivery.DELIVERED, {"Verified": 1})
+        assert "whose comment was there" in sentence
+        assert [body["message"] for body in change.posted[1:]] == [""]
+
+    def test_a_newer_vote_is_left_alone(self) -> None:
+        change = FakeChange()
+        reporter = GerritReporter(change.rest(), CI)
+        reporter.deliver(REVIEW)
         change.votes["Verified"] = -1
         outcome, sentence = reporter.deliver(REVIEW)
         assert outcome is Delivery.ALREADY_THERE

@@ -37,9 +37,7 @@ def run_on(endpoint: Endpoint, tmp_path: Path) -> tuple[int, bytes, Collected]:
     # A folder named like our package must not be found instead of it.
     (results / "ci" / "__init__.py").write_text("raise SystemExit('shadowed')")
     tests.write_text(TESTS)
-    job = Job(
-        name="j", suite=SuiteKind.TESTINFRA, node_label="x", run=str(tests), results=("*.xml",)
-    )
+    job = Job(name="j", suite=SuiteKind.TESTINFRA, node_label="x", run=str(tests))
     plan = suite_for(job.suite).plan(job, endpoint, results)
     within = Deadline("test", 60, SystemClock())
     here = Endpoint(transport=Transport.LOCAL, workdir=str(results))

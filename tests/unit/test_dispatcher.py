@@ -100,7 +100,7 @@ def test_a_full_label_holds_up_no_other(tmp_path):
     other = desk.queue(3, "xen")[0]
     assert desk.dispatcher.dispatch() == 2
     assert desk.engine.live == [first, other]
-    assert desk.waiting(second) == "all 1 lab nodes are busy, next in line"
+    assert desk.waiting(second) == "the lab node is busy, next in line"
 
 
 def test_slots_bound_all_labels_together(tmp_path):
@@ -146,7 +146,7 @@ class TestWhyItWaits:
         desk = Desk(tmp_path, lab=1)
         made = [desk.queue(number)[0] for number in range(4)]
         desk.dispatcher.dispatch()
-        assert desk.waiting(made[3]).endswith("are busy, 2 before it")
+        assert desk.waiting(made[3]).endswith("busy, 2 before it")
 
     def test_it_is_cleared_when_the_build_starts(self, tmp_path):
         desk = Desk(tmp_path, lab=1)

@@ -61,7 +61,7 @@ def test_job_defaults() -> None:
     ("change", "message"),
     [
         ({"suite": "driver"}, "a driver job needs results"),
-        ({"suite": "testinfra"}, "a testinfra job needs results"),
+        ({"suite": "testinfra", "results": ["a"]}, "a testinfra job writes its own results"),
         ({"results": ["r.xml"]}, "a shell job has only an exit status"),
         ({"node-attempts": 11}, "less than or equal to 10"),
         ({"timeout-s": 0}, "greater than 0"),

@@ -29,9 +29,15 @@ class Shelf:
         with self.database.write() as tx:
             return work(tx, *args, **kwargs)
 
-    def take(self, holder: str, *avoid: str) -> Lease | None:
+    def take(self, holder: str, *avoid: str, strict: bool = False) -> Lease | None:
         return self.do(
-            leases.take, label="lab", holder=holder, avoid=avoid, now=self.clock.now(), term=TERM
+            leases.take,
+            label="lab",
+            holder=holder,
+            avoid=avoid,
+            strict=strict,
+            now=self.clock.now(),
+            term=TERM,
         )
 
     def renew(self, lease: Lease, build_id: str = "b") -> leases.Renewal:
@@ -185,3 +191,9 @@ class TestRegister:
         shelf.do(leases.retire_missing, ["n1"])
         assert shelf.node().state == "Unknown"
         assert shelf.take("a") is not None
+
+
+def test_a_node_that_failed_is_not_taken_while_there_is_patience(tmp_path):
+    shelf = Shelf(tmp_path, "n1")
+    assert shelf.take("a", "n1", strict=True) is None
+    assert shelf.take("a", "n1").node == "n1"

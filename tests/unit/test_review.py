@@ -61,7 +61,13 @@ def judgement(kind: FailureClass, *, tests: int = 1, **more: object) -> Judgemen
 
 def built(one: Judgement, name: str = "unit", *, voting: bool = True) -> JudgedBuild:
     return JudgedBuild(
-        build_id=f"id-{name}", job_name=name, voting=voting, judgement=one, duration_s=61
+        build_id=f"id-{name}",
+        job_name=name,
+        voting=voting,
+        judgement=one,
+        duration_s=61,
+        grade="nested",
+        hypervisor="qemu:///tcg",
     )
 
 
@@ -148,3 +154,10 @@ def test_what_is_not_counted_is_named_as_such():
         built(judgement(FailureClass.REGRESSION), "a"), built(judgement(FailureClass.FLAKY), "b")
     )
     assert "b: test_0 is flaky; not counted" in made.message
+
+
+def test_the_evidence_of_each_build_is_named():
+    assert (
+        "unit: evidence nested on qemu:///tcg"
+        in review(built(judgement(FailureClass.PASS))).message
+    )

@@ -145,7 +145,7 @@ class TestTrouble:
         assert "lab's trouble" in row.message
 
     def test_a_lost_repeat_takes_the_minus_one_away(self, tmp_path):
-        made = site(tmp_path, BAD, "die")
+        made = site(tmp_path, BAD, "die", slots=6)
         build = run(made)
         assert made.build(build).failure_class == "infra"
         assert owed(made) == [(None, None)]
