@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from ci.errors import HypervouchError
 
@@ -77,33 +77,59 @@ def run(
     Raises:
         CommandFailed: The program is missing, passed its deadline, or failed.
     """
-    name = Path(argv[0]).name
     feed = stdin if isinstance(stdin, bytes) else None
-    handle = subprocess.DEVNULL if stdin is None else subprocess.PIPE if feed is not None else stdin
-    try:
-        process = subprocess.Popen(
-            list(argv),
-            stdin=handle,  # type: ignore[arg-type]
-            stdout=stdout or subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env={**os.environ, **env} if env is not None else None,
-            start_new_session=True,
-            pass_fds=keep_open,
+    handle: int | IO[bytes] = subprocess.DEVNULL
+    if feed is not None:
+        handle = subprocess.PIPE
+    elif stdin is not None and not isinstance(stdin, bytes):
+        handle = stdin
+    process = _start(
+        argv,
+        stdin=handle,
+        stdout=stdout or subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env={**os.environ, **env} if env is not None else None,
+        pass_fds=keep_open,
+    )
+    done = _finish(process, argv, feed, timeout_s)
+    if check and done.status not in ok:
+        raise CommandFailed(
+            f"{Path(argv[0]).name} failed with status {done.status}: {done.complaint}",
+            status=done.status,
+            stderr=done.stderr.decode("utf-8", "replace"),
         )
+    return done
+
+
+def _start(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own.
+
+    Raises:
+        CommandFailed: The program is missing or cannot be started.
+    """
+    name = Path(argv[0]).name
+    try:
+        return subprocess.Popen(list(argv), start_new_session=True, **options)
     except FileNotFoundError as missing:
         raise CommandFailed(
             f"{name} is not installed", status=None, stderr="", hint=f"install {name}"
         ) from missing
     except OSError as error:
         raise CommandFailed(f"{name} did not start: {error}", status=None, stderr="") from error
+
+
+def _finish(
+    process: subprocess.Popen[bytes], argv: Sequence[str], feed: bytes | None, timeout_s: float
+) -> Completed:
+    """Wait for a command's end; whatever cuts that short kills its whole group."""
     try:
         out, err = process.communicate(feed, timeout=timeout_s)
     except subprocess.TimeoutExpired as late:
         kill_group(process.pid)
         _, err = process.communicate()
         raise CommandFailed(
-            f"{name} did not end within {timeout_s:g} s",
+            f"{Path(argv[0]).name} did not end within {timeout_s:g} s",
             status=None,
             stderr=err.decode("utf-8", "replace"),
         ) from late
@@ -111,16 +137,9 @@ def run(
         kill_group(process.pid)
         process.wait()
         raise
-    done = Completed(
+    return Completed(
         argv=tuple(argv), status=process.returncode, stdout=out or b"", stderr=err or b""
     )
-    if check and done.status not in ok:
-        raise CommandFailed(
-            f"{name} failed with status {done.status}: {done.complaint}",
-            status=done.status,
-            stderr=done.stderr.decode("utf-8", "replace"),
-        )
-    return done
 
 
 def spawn(
@@ -138,20 +157,14 @@ def spawn(
     Raises:
         CommandFailed: The program is missing or cannot be started.
     """
-    try:
-        return subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=cwd,
-            env=dict(env) if env is not None else None,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise CommandFailed(
-            f"{Path(argv[0]).name} did not start: {error}", status=None, stderr=""
-        ) from error
+    return _start(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env=dict(env) if env is not None else None,
+    )
 
 
 PIPE = subprocess.PIPE

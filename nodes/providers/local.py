@@ -21,7 +21,7 @@ class LocalOptions(BaseModel):
         label: Node label that jobs ask for.
         slots: Builds that may run at once.
         hypervisor: URL of the hypervisor under test.
-        grade: How real that hypervisor is.
+        grade: How real that hypervisor is; `none` until the operator says so.
     """
 
     model_config = ConfigDict(
@@ -35,7 +35,7 @@ class LocalOptions(BaseModel):
     label: str = "local"
     slots: int = Field(default=1, ge=1, le=64)
     hypervisor: str = "qemu:///tcg"
-    grade: Grade = Grade.BARE
+    grade: Grade = Grade.NONE
 
 
 class LocalProvider:

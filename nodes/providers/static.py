@@ -28,7 +28,7 @@ class StaticOptions(BaseModel):
         known_hosts: File with its host key; any other key is refused.
         workdir: Directory that builds may fill.
         hypervisor: URL of the hypervisor under test, as seen on the machine.
-        grade: How real that hypervisor is.
+        grade: How real that hypervisor is; `none` until the operator says so.
     """
 
     model_config = ConfigDict(
@@ -48,7 +48,7 @@ class StaticOptions(BaseModel):
     known_hosts: Path
     workdir: str = Field(default="/tmp/hypervouch", pattern=r"^/[^/\x00]+/[^\x00]+$")  # noqa: S108
     hypervisor: str = ""
-    grade: Grade = Grade.BARE
+    grade: Grade = Grade.NONE
 
 
 class StaticProvider:
