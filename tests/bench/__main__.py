@@ -168,6 +168,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="keep logs and state in this directory")
     parser.add_argument("--report", type=Path, help="only print the table of such a file")
     asked = parser.parse_args(arguments)
+    if asked.report and not asked.report.is_file():
+        parser.error(f"--report {asked.report}: no such file; give one that --out wrote")
     if asked.only is None:
         asked.only = list(QUICK if asked.quick else USUAL)
     if asked.quick:
