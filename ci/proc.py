@@ -178,22 +178,6 @@ def kill_group(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:
         os.killpg(pid, signum)
 
 
-def stop_group(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> int:
-    """Interrupt, terminate, then kill a process group; returns the leader's exit status.
-
-    Repeatable: a process that has ended is only reaped. Each of the first two signals is
-    given `grace_s` seconds.
-    """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        if process.poll() is not None:
-            break
-        kill_group(process.pid, signum)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=grace_s)
-    kill_group(process.pid)
-    return process.wait()
-
-
 def is_running(pid: int, born: str) -> bool:
     """Whether that very process still lives: pid and start tick both match."""
     return start_tick(pid) == born

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci import proc
 from ci.sandbox import Sandbox
 from ci.sandbox.account import ReviewServer
 from ci.sandbox.author import Pusher
 from ci.sandbox.demo_patches import project_files
 from ci.sandbox.real.server import RealGerrit
+from ci.sandbox.real.site import make_key
 
 PROJECT = "acme-virt"
 AUTHOR = "dana"
@@ -49,13 +49,6 @@ def open_scene(kind: str, directory: Path) -> Scene:
     keys = directory / "keys"
     keys.mkdir(parents=True, exist_ok=True)
     return _real(directory) if kind == "real" else _sandbox(directory, keys)
-
-
-def make_key(path: Path) -> Path:
-    """An ed25519 key pair without passphrase; one that is there already stays."""
-    if not path.exists():
-        proc.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)])
-    return path
 
 
 def _sandbox(directory: Path, keys: Path) -> Scene:

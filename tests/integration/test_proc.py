@@ -82,11 +82,3 @@ def test_a_kept_descriptor_reaches_the_command():
     finally:
         os.close(read)
         os.close(write)
-
-
-def test_stop_group_ends_what_ignores_interrupt_and_may_be_repeated():
-    process = proc.spawn(["sh", "-c", "trap '' INT TERM; sleep 60 & wait; sleep 60"])
-    time.sleep(0.3)
-    assert proc.stop_group(process, grace_s=0.2) < 0
-    assert proc.stop_group(process, grace_s=0.2) < 0
-    assert not proc.is_running(process.pid, "0")
