@@ -2,8 +2,7 @@
 """The composition root: the only module that knows every implementation and starts threads."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,25 @@ from ci.config_items import complaints
 from ci.dispatcher import Dispatcher
 from ci.engine import Engine
 from ci.errors import ConfigError, HypervouchError
-from ci.gerrit.catchup import missed
+from ci.gerrit.facts import change_facts
+from ci.gerrit.lookup import GerritLookup
+from ci.gerrit.reconcile import Reconciler
 from ci.gerrit.rest import GerritRest
 from ci.gerrit.stream import EventStream
 from ci.janitor import Janitor
-from ci.layout import Connection, Layout, ProviderConfig
+from ci.layout import Connection, Layout, ProviderConfig, ReporterConfig, TriggerKind, VotePolicy
 from ci.listener import Listener, Stream
 from ci.log import get
-from ci.model.event import Event
+from ci.model.event import EventKind
+from ci.model.facts import ChangeFacts
+from ci.notifier import NoticeRelay
 from ci.planner import Planner
 from ci.relay import Relay
 from ci.reporters.gerrit import GerritReporter
+from ci.reporters.gerrit_rest import RestTransport
+from ci.reporters.gerrit_ssh import SshTransport
+from ci.reporters.table import driver as notifier_driver
+from ci.stacking import Place, Stacking
 from ci.store.database import Database
 from ci.worker import MIB, Worker
 from nodes.health import preflight
@@ -37,39 +44,51 @@ from webui.app import create_app
 from webui.server import WebServer
 
 PROBE_EVERY_S = 60
+LOOK_EVERY_S = 10
 CLEAN_EVERY_S = 60
 RECONCILE_EVERY_S = 30
 FORGET_EVERY_S = 600
 STOP_S = 20.0
+STARTED_BY = {
+    EventKind.PATCHSET_CREATED: TriggerKind.PATCHSET_CREATED,
+    EventKind.COMMENT_ADDED: TriggerKind.RECHECK,
+}
 
 
-def check_provider(config: ProviderConfig) -> list[tuple[tuple[str | int, ...], str]]:
-    """What a driver's own model says of a provider's options: list of (keys, message)."""
+def check_driver(
+    config: ProviderConfig | ReporterConfig,
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """What a driver's own model says of its options: list of (keys, message)."""
+    of_reporter = isinstance(config, ReporterConfig)
     try:
-        model = driver(config.driver).Options
+        chosen = notifier_driver(config.driver) if of_reporter else driver(config.driver)
+        model = chosen.Options
     except ConfigError as error:
         return [(("driver",), str(error))]
     return list(complaints(model, config.options))
 
 
 def load_layout(path: Path) -> Layout:
-    """The layout of a configuration, with every provider's options checked.
+    """The layout of a configuration, with the options of every driver checked.
 
     Raises:
         ConfigError: With every mistake found.
     """
-    return settings.load(path, check_provider)
+    return settings.load(path, check_driver)
 
 
 class _Server:
-    """What the planner and the listener ask one review server."""
+    """What the planner asks one review server."""
 
-    def __init__(self, rest: GerritRest, connection: Connection, projects: Collection[str]) -> None:
-        self._rest, self._connection, self._projects = rest, connection, projects
+    def __init__(self, rest: GerritRest, connection: Connection) -> None:
+        self._rest, self._connection = rest, connection
         self._own: frozenset[str] = frozenset()
 
     def changed_files(self, project: str, number: int, revision: str) -> tuple[str, ...]:
         return self._rest.changed_files(project, number, revision)
+
+    def facts(self, project: str, number: int) -> ChangeFacts:
+        return change_facts(self._rest, project, number)
 
     def own_names(self) -> frozenset[str]:
         if not self._own:
@@ -77,17 +96,26 @@ class _Server:
             self._own = frozenset({self._connection.user, name} - {""})
         return self._own
 
-    def server_time(self) -> datetime:
-        return self._rest.server_time()
 
-    def missed(self, since: datetime) -> Iterator[Event]:
-        return missed(
-            self._rest,
-            self._connection.name,
-            since,
-            self._projects,
-            overlap_s=self._connection.catch_up_overlap_s,
-        )
+def _reporting(
+    layout: Layout, connection: Connection
+) -> dict[str, dict[EventKind, frozenset[str]]]:
+    """By project that some pipeline of a connection watches, who reports after which event."""
+    found = {}
+    for project in layout.projects:
+        used = [layout.pipeline(name) for name in project.pipelines]
+        mine = [one.name for one in used if one.connection == connection.name]
+        if mine:
+            telling = [
+                one
+                for one in (layout.effective(name, project.name) for name in mine)
+                if one.policy is not VotePolicy.SILENT
+            ]
+            found[project.name] = {
+                kind: frozenset(one.name for one in telling if trigger in one.trigger)
+                for kind, trigger in STARTED_BY.items()
+            }
+    return found
 
 
 class App:
@@ -121,13 +149,15 @@ class App:
             self._passwords[connection.name] = password
             self._rests[connection.name] = GerritRest(connection, password)
             self._owed[connection.name] = Bell()
-        projects = [project.name for project in layout.projects]
-        self._servers = {
-            c.name: _Server(self._rests[c.name], c, projects) for c in layout.connections
-        }
+        self._servers = {c.name: _Server(self._rests[c.name], c) for c in layout.connections}
         self._providers = self._make_providers()
         self.pool = NodePool(
-            self.database, self.clock, self._by_label(), preflight, term_s=service.lease_s
+            self.database,
+            self.clock,
+            self._by_label(),
+            preflight,
+            term_s=service.lease_s,
+            url=service.url,
         )
         self.engine = Engine(service.state_dir, slots=service.worker_slots)
         self.worker = self._make_worker()
@@ -149,10 +179,20 @@ class App:
         )
         self.listeners = [self._make_listener(c) for c in layout.connections]
         self.relays = [self._make_relay(c) for c in layout.connections]
+        self._noticed = {config.name: Bell() for config in layout.reporters}
+        self.notifiers = {c.name: self._make_notifier(c) for c in layout.reporters}
         self.janitor = Janitor()
         host, _, port = service.listen.rpartition(":")
+        token = service.operator_token
         self.web = WebServer(
-            create_app(self.database, service.state_dir / "logs", service.url, notice=notice),
+            create_app(
+                self.database,
+                service.state_dir / "logs",
+                service.url,
+                notice=notice,
+                operator_token=settings.resolve_secret(token) if token else "",
+                checks_origins=service.checks_origins,
+            ),
             host=host,
             port=int(port),
         )
@@ -168,6 +208,8 @@ class App:
         self.database.create()
         self.engine.hold()
         self.web.start()
+        for notifier in self.notifiers.values():
+            notifier.register()  # before the first notice can be written
         self.pool.register()
         self.pool.clean()
         self.engine.start(self.worker)
@@ -180,6 +222,8 @@ class App:
             self._spawn(f"listener-{listener.name}", listener.run)
         for relay, connection in zip(self.relays, self.layout.connections, strict=True):
             self._spawn(f"relay-{connection.name}", relay.run)
+        for name, notifier in self.notifiers.items():
+            self._spawn(f"notifier-{name}", notifier.run)
         self._start_chores()
         self._log.info("started", action="start", url=self.web.url)
 
@@ -194,6 +238,8 @@ class App:
         self._wait_for_worker()
         for relay in self.relays:
             relay.stop()
+        for notifier in self.notifiers.values():
+            notifier.stop()
         self.pool.stop()
         self._ended.set()
         for thread in self._threads:
@@ -226,11 +272,13 @@ class App:
         return found
 
     def _make_worker(self) -> Worker:
+        checkouts = {c.name: self._make_checkout(c) for c in self.layout.connections}
         return Worker(
             self.database,
             self.clock,
             layout=lambda: self.layout,
-            checkouts={c.name: self._make_checkout(c) for c in self.layout.connections},
+            checkouts=checkouts,
+            stacking=self._make_stacking(checkouts),
             pool=self.pool,
             logs=self.logs,
             secrets=list(self._passwords.values()),
@@ -238,8 +286,19 @@ class App:
             on_free=self._queued.ring,
         )
 
+    def _make_stacking(self, checkouts: Mapping[str, Checkout]) -> Stacking:
+        places = {
+            c.name: Place(
+                server=GerritLookup(self._rests[c.name]),
+                checkout=checkouts[c.name],
+                bases=(c.url, f"https://{c.server}/"),
+            )
+            for c in self.layout.connections
+        }
+        return Stacking(self.database, lambda: self.layout, places)
+
     def _ring_relays(self) -> None:
-        for bell in self._owed.values():
+        for bell in (*self._owed.values(), *self._noticed.values()):
             bell.ring()
 
     def _make_checkout(self, connection: Connection) -> Checkout:
@@ -258,17 +317,22 @@ class App:
         )
 
     def _make_listener(self, connection: Connection) -> Listener:
-        def open_stream(on_line: Callable[[bytes], None], on_up: Callable[[], None]) -> Stream:
-            return EventStream(connection, on_line, on_up)
+        def open_stream(
+            on_lines: Callable[[Sequence[bytes]], None], on_up: Callable[[], None]
+        ) -> Stream:
+            return EventStream(connection, on_lines, on_up)
 
+        owed = _reporting(self.layout, connection)
         return Listener(
             connection.name,
             self.database,
             self.clock,
             open_stream,
-            self._servers[connection.name],
+            Reconciler(self._rests[connection.name], owed, self.clock),
             own_username=connection.user,
             on_stored=self._planned.ring,
+            owed=owed,
+            silence_s=connection.silence_s,
         )
 
     def _make_relay(self, connection: Connection) -> Relay:
@@ -276,8 +340,23 @@ class App:
             connection.name,
             self.database,
             self.clock,
-            GerritReporter(self._rests[connection.name], connection.user),
+            GerritReporter(
+                [RestTransport(self._rests[connection.name]), SshTransport(connection)],
+                connection.user,
+                clock=self.clock,
+            ),
             bell=self._owed[connection.name],
+            undelivered_after_s=self.layout.service.undelivered_after_s,
+        )
+
+    def _make_notifier(self, config: ReporterConfig) -> NoticeRelay:
+        chosen = notifier_driver(config.driver)
+        return NoticeRelay(
+            config,
+            self.database,
+            self.clock,
+            chosen(chosen.Options.model_validate(config.options)),
+            bell=self._noticed[config.name],
         )
 
     def _prepare(self) -> None:
@@ -296,6 +375,7 @@ class App:
             self.janitor.every(
                 connection.catch_up_every_s, f"catch-up {connection.name}", listener.catch_up
             )
+            self.janitor.every(LOOK_EVERY_S, f"silence {connection.name}", listener.check_silence)
         self.janitor.every(PROBE_EVERY_S, "probe", self.pool.probe)
         self.janitor.every(CLEAN_EVERY_S, "clean", self.pool.clean)
         self.janitor.every(RECONCILE_EVERY_S, "reconcile", self.dispatcher.reconcile)

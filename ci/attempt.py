@@ -2,28 +2,29 @@
 """Step 5 of 9, run. Before: lease. After: collect.
 
 In: one attempt of a Build: which tree, which job, which nodes to avoid. Out: how it ended,
-with its Outcomes. Phases in order: merge (controller), lease, setup (node made ready, tree
+with its Outcomes. Phases in order: merge (controller), lease, setup (node made ready, trees
 shipped), run, collect. Whatever happens, what was produced is collected, the remote process
 groups are ended, the machine is thrown away, and only then is the lease given back.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol
+from typing import IO, Protocol
 
 from ci.backoff import Backoff
 from ci.cancel import CancelToken, Deadline
-from ci.checkout import Checkout, MergedTree
+from ci.checkout import Checkout
 from ci.clock import Clock
 from ci.collect import Collected, ConsoleLog, collect
 from ci.errors import (
     BuildCanceled,
+    ChangeError,
     CollectError,
     HarnessBroken,
     HypervouchError,
     LeaseLost,
-    MergeConflict,
     NodeError,
     NodeUnavailable,
     ReviewServerError,
@@ -38,12 +39,14 @@ from ci.model.result import Outcome, Result, Status
 from ci.runners.base import Session
 from ci.runners.table import runner_for
 from ci.store.attempts import AttemptEnd, BuildOrder
+from ci.trees import Missing, Stack, Trees, archive_beside, assemble
 from nodes.pool import NodePool
 
 EXIT_STATUS_TEST = "exit-status"
+DEPENDS_DIR = "HYPERVOUCH_DEPENDS_DIR"
 
 _RESULTS: tuple[tuple[type[HypervouchError], Result], ...] = (
-    (MergeConflict, Result.MERGE_CONFLICT),
+    (ChangeError, Result.MERGE_CONFLICT),
     (BuildCanceled, Result.CANCELED),
     (LeaseLost, Result.LOST),
     (NodeError, Result.NODE_FAILURE),
@@ -56,6 +59,9 @@ _RESULTS: tuple[tuple[type[HypervouchError], Result], ...] = (
 def result_of(error: HypervouchError) -> Result:
     """The word for an attempt that ended with an error; LOST where it is our own fault."""
     return next((word for kind, word in _RESULTS if isinstance(error, kind)), Result.LOST)
+
+
+_Put = Callable[[str, Callable[[IO[bytes]], None]], None]
 
 
 class Progress(Protocol):
@@ -75,6 +81,7 @@ class AttemptContext:
         kind: Why it runs.
         order: The build.
         checkout: Merges on the controller.
+        stack_of: Gives what the change depends on.
         pool: Gives nodes.
         clock: Where time comes from.
         cancel: Ends it early.
@@ -92,6 +99,7 @@ class AttemptContext:
     kind: AttemptKind
     order: BuildOrder
     checkout: Checkout
+    stack_of: Stack
     pool: NodePool
     clock: Clock
     cancel: CancelToken
@@ -111,8 +119,13 @@ def run_attempt(context: AttemptContext) -> AttemptEnd:
     Raises:
         HypervouchError: It ended without outcomes that count; `result_of` has the word.
     """
-    merged = _merge(context)
-    context.note(phase=Phase.LEASE.value, tip=merged.tip, tree=merged.tree)
+    trees = _merge(context)
+    context.note(
+        phase=Phase.LEASE.value,
+        tip=trees.main.tip,
+        tree=trees.tree,
+        base_tree=trees.base_tree,
+    )
     lease = context.pool.acquire(
         context.order.job.node_label,
         holder=context.attempt_id,
@@ -126,7 +139,7 @@ def run_attempt(context: AttemptContext) -> AttemptEnd:
     )
     try:
         with context.pool.kept(lease, context.order.build_id, context.cancel):
-            end = _on_node(context, merged, lease)
+            end = _on_node(context, trees, lease)
             _still_ours(context, lease)
     except NodeUnavailable as error:
         context.pool.note_failure(lease.node, error.message)
@@ -147,40 +160,56 @@ def _still_ours(context: AttemptContext, lease: Lease) -> None:
         )
 
 
-def _merge(context: AttemptContext) -> MergedTree:
-    """The tree to test, merged without running any of it; waits while Gerrit is away."""
-    order, backoff = context.order, Backoff(first_s=1.0)
+def _merge(context: AttemptContext) -> Trees:
+    """What to test, merged without running any of it.
+
+    While Gerrit is away it waits without end. What Gerrit does not have although it answers
+    is given up after a while: a ref that was deleted never comes back.
+    """
+    backoff, missing = Backoff(first_s=1.0), Missing(context.clock)
     while True:
         context.cancel.check()
         try:
-            merged = _tree(context)
+            trees = _trees(context)
         except ReviewServerError as error:
             if not error.retryable:
                 raise
+            missing.note(error, context.order)
             pause_s = backoff.next_s()
             context.console.note(f"{error}; next try in {pause_s:.0f} s")
             context.cancel.wait(pause_s)
         else:
-            what = (
-                f"branch {order.branch} at {merged.tip}"
-                if context.kind is AttemptKind.BASELINE
-                else f"change {order.change_number},{order.patchset} ({order.revision}) merged "
-                f"onto {order.branch} at {merged.tip}"
-            )
-            context.console.note(f"{context.kind.value}: {what}, tree {merged.tree}")
-            return merged
+            _tell(context, trees)
+            return trees
 
 
-def _tree(context: AttemptContext) -> MergedTree:
-    order = context.order
-    if context.kind is AttemptKind.BASELINE and context.tip:
-        return context.checkout.at(order.project, context.tip)
-    return context.checkout.merge(
-        order.project, order.branch, order.ref, order.revision, tip=context.tip
+def _trees(context: AttemptContext) -> Trees:
+    return assemble(
+        context.checkout,
+        context.order,
+        context.stack_of,
+        tip=context.tip,
+        baseline=context.kind is AttemptKind.BASELINE,
     )
 
 
-def _on_node(context: AttemptContext, merged: MergedTree, lease: Lease) -> AttemptEnd:
+def _tell(context: AttemptContext, trees: Trees) -> None:
+    order, main = context.order, trees.main
+    what = (
+        f"branch {order.branch} at {main.tip}"
+        if context.kind is AttemptKind.BASELINE
+        else f"change {order.change_number},{order.patchset} ({order.revision}) merged "
+        f"onto {order.branch} at {main.tip}"
+    )
+    context.console.note(f"{context.kind.value}: {what}, tree {main.tree}")
+    for one in trees.stack:
+        beside = f", beside the checkout, onto {one.branch} at {one.tip}" if one.tip else ""
+        context.console.note(
+            f"with change {one.number},{one.patchset} ({one.revision}) of {one.project}{beside}"
+        )
+
+
+def _on_node(context: AttemptContext, trees: Trees, lease: Lease) -> AttemptEnd:
     """Setup, run and collect on the leased node."""
     job = context.order.job
     setup = Deadline("setup", job.setup_timeout_s, context.clock)
@@ -188,15 +217,19 @@ def _on_node(context: AttemptContext, merged: MergedTree, lease: Lease) -> Attem
     _check_trust(context, endpoint)
     _describe(context, endpoint)
     session = runner_for(endpoint.transport).connect(endpoint, setup)
-    try:
-        plan = suite_for(job.suite).plan(job, endpoint, context.directory)
+
+    def put(directory: str, write: Callable[[IO[bytes]], None]) -> None:
         with TemporaryFile() as tar:
-            context.checkout.archive(merged, tar)
+            write(tar)
             tar.seek(0)
             # It ends what an earlier holder left there: only the present holder may.
             context.cancel.check()
             _still_ours(context, lease)
-            session.put_tree(tar, plan.checkout, setup)
+            session.put_tree(tar, directory, setup)
+
+    try:
+        plan = suite_for(job.suite).plan(job, endpoint, context.directory)
+        plan = _ship(context, trees, plan, put)
         context.note(
             phase=Phase.RUN.value,
             suite_started_at=context.clock.now(),
@@ -208,6 +241,16 @@ def _on_node(context: AttemptContext, merged: MergedTree, lease: Lease) -> Attem
     finally:
         session.kill()
         session.close()
+
+
+def _ship(context: AttemptContext, trees: Trees, plan: Plan, put: _Put) -> Plan:
+    """Put the trees onto the node; the plan then says where those beside the checkout are."""
+    put(plan.checkout, lambda tar: context.checkout.archive(trees.main, tar))
+    if not trees.beside:
+        return plan
+    beside = f"{plan.checkout}-depends"
+    put(beside, lambda tar: archive_beside(context.checkout, trees, tar))
+    return replace(plan, env={**plan.env, DEPENDS_DIR: beside})
 
 
 def _check_trust(context: AttemptContext, endpoint: Endpoint) -> None:

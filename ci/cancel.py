@@ -2,6 +2,7 @@
 """One source of cancellation for an attempt, with its cause; every wait looks at it."""
 
 import threading
+from collections.abc import Callable
 
 from ci.clock import Clock
 from ci.errors import HypervouchError, RunTimeout
@@ -43,6 +44,54 @@ class CancelToken:
     def wait(self, seconds: float) -> bool:
         """Pause for at most `seconds`; True as soon as somebody cancels."""
         return self._set.wait(seconds)
+
+
+class WatchedToken(CancelToken):
+    """A token that also looks elsewhere, now and then, whether somebody asked for the end.
+
+    Another process can only write its wish down. A build that waits, for the review server or
+    for a node, sees it here.
+
+    Args:
+        look: Gives the cause, or None; called by whoever looks at the token.
+        clock: Where time comes from.
+        every_s: Least seconds between two looks.
+    """
+
+    def __init__(
+        self, look: Callable[[], HypervouchError | None], clock: Clock, *, every_s: float = 1.0
+    ) -> None:
+        super().__init__()
+        self._look = look
+        self._clock = clock
+        self._every_s = every_s
+        self._due_s = clock.monotonic_s()
+
+    def check(self) -> None:
+        """Raise the cause if there is one.
+
+        Raises:
+            HypervouchError: The cause given to `cancel`, or found elsewhere.
+        """
+        self._look_around()
+        super().check()
+
+    def wait(self, seconds: float) -> bool:
+        """Pause for at most `seconds`; True as soon as somebody cancels, here or elsewhere."""
+        left_s = seconds
+        while left_s > 0 and not super().wait(min(left_s, self._every_s)):
+            left_s -= self._every_s
+            self._look_around()
+        return self.cause is not None
+
+    def _look_around(self) -> None:
+        now = self._clock.monotonic_s()
+        if self.cause is not None or now < self._due_s:
+            return
+        self._due_s = now + self._every_s
+        cause = self._look()
+        if cause is not None:
+            self.cancel(cause)
 
 
 class Deadline:

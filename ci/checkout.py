@@ -2,57 +2,38 @@
 """Part of step 5, run: the tree to test, merged onto the branch tip on the controller.
 
 Nothing of the tree is executed or even written out here: git fetches objects into a bare
-cache, merges them as objects, and streams the result as a tar. The cache of a project is
-shared by threads and processes; one that a killed git left broken is replaced by a new one.
+cache, merges them as objects, and streams the result as a tar. What a change depends on in
+its own project is merged first, one after the other, by commits that nobody ever pushes.
 """
 
-import fcntl
 import hashlib
-import os
-import re
-import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from ci import proc
-from ci.errors import ConfigError, MergeConflict, ReviewServerError, StorageError
-from ci.git_remote import ATTRIBUTES, Remote, environment
+from ci.errors import ConfigError, DependencyError, MergeConflict, StorageError
+from ci.git_cache import CacheBroken, GitCache, RefMissing, disk_is_full, slot_ref
+from ci.git_remote import Remote
 from ci.model.change import CHANGE_REF, REVISION, valid_branch, valid_project
+from ci.model.stack import Dependency
 
-__all__ = ["Checkout", "MergedTree", "Remote"]
+__all__ = ["Checkout", "MergedTree", "RefMissing", "Remote"]
 
-FETCH_S = 900.0
 MERGE_S = 120.0
 ARCHIVE_S = 300.0
-TIDY_S = 3600.0
-LOCK_S = 1800.0
-# Fetches of one project that may run at once; each has refs of its own.
-SLOTS = 8
-# Objects that nothing refers to are kept for as long as a build may need its merged tree.
-KEEP = "2.weeks.ago"
+MESSAGE_LIMIT_BYTES = 256 * 1024
 MAX_NAMED = 5
-_READY = "hypervouch-ready"
-_REFS = "refs/hypervouch"
-_FETCH = (
-    *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
-    *("--no-recurse-submodules", "--no-show-forced-updates", "--end-of-options"),
-)
 _MERGE = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", "--end-of-options")
-# What git says when the other side is to blame; all else makes the cache suspect.
-_REMOTE_FAULT = re.compile(
-    r"could not (?:resolve|connect|read)|unable to access|couldn't find remote ref|"
-    r"Connection (?:refused|reset|closed|timed out)|Operation timed out|timed out|"
-    r"Authentication failed|Permission denied|Host key verification|remote:|"
-    r"remote error|hung up|early EOF|RPC failed|not our ref|HTTP \d|"
-    r"does not appear to be a git repository|did not end within|is not installed|"
-    r"transport '\w+' not allowed|fsck error",
-    re.IGNORECASE,
-)
-_DISK_FULL = re.compile(r"No space left|Disk quota exceeded|unable to write", re.IGNORECASE)
+_MESSAGE = ("log", "-1", "--format=%B", "--encoding=UTF-8", "--no-mailmap", "--end-of-options")
+# The same for everybody and always: the same merge has the same commit id.
+_NOBODY = {
+    f"GIT_{role}_{key}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for key, value in (("NAME", "ci"), ("EMAIL", "ci@localhost"), ("DATE", "@1 +0000"))
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +44,27 @@ class MergedTree:
         tip: Commit of the branch that was merged onto.
         revision: Commit of the patch set; the tip itself for a baseline.
         tree: Id of the merged tree.
+        base_tree: Id of the tree without the patch set: the tip and what it depends on.
         git_dir: The cache that holds it.
     """
 
     tip: str
     revision: str
     tree: str
+    base_tree: str
     git_dir: Path
 
 
-class _CacheBroken(Exception):
-    """The cache, not the server, seems to be at fault; the text is what git said."""
-
-
-_Work = Callable[[Path, int], MergedTree]
+class _DoesNotMerge(Exception):
+    """Two commits conflict; the text says where."""
 
 
 class Checkout:
     """Merges patch sets of one server's projects. Safe for threads and processes.
+
+    Every method raises ReviewServerError where the server is away or refuses us, RefMissing
+    where it has no such branch or patch set, or another commit there, and StorageError where
+    the disk is full.
 
     Args:
         cache_dir: Directory for the bare caches, one per project.
@@ -88,13 +72,48 @@ class Checkout:
     """
 
     def __init__(self, cache_dir: Path, remote: Remote) -> None:
-        self._cache_dir = cache_dir
-        self._remote = remote
+        self._cache = GitCache(cache_dir, remote)
+
+    def newest(self, project: str, branch: str, ref: str, revision: str) -> str:
+        """Fetch a patch set and its branch; returns the branch's newest commit.
+
+        Args:
+            project: Gerrit's name of it.
+            branch: Short name of the target branch.
+            ref: `refs/changes/NN/CHANGE/PATCHSET`.
+            revision: The commit that the ref must have.
+        """
+        _require(project, branch, ref, revision)
+
+        def work(git_dir: Path, slot: int) -> str:
+            return self._fetch(git_dir, slot, project, branch, {ref: revision})
+
+        return self._cache.use(project, work)
+
+    def message(self, project: str, ref: str, revision: str) -> str:
+        """The commit message of a patch set, cut where it is very long; hostile text."""
+        _require(project, ref=ref, revision=revision)
+
+        def work(git_dir: Path, slot: int) -> str:
+            try:
+                return self._message(git_dir, revision)
+            except CacheBroken:
+                self._fetch(git_dir, slot, project, "", {ref: revision})
+                return self._message(git_dir, revision)
+
+        return self._cache.use(project, work)
 
     def merge(
-        self, project: str, branch: str, ref: str, revision: str, *, tip: str | None = None
+        self,
+        project: str,
+        branch: str,
+        ref: str,
+        revision: str,
+        *,
+        tip: str | None = None,
+        stack: Sequence[Dependency] = (),
     ) -> MergedTree:
-        """Fetch a patch set and merge it onto its branch.
+        """Merge a patch set onto its branch and what it depends on; fetch what is missing.
 
         Args:
             project: Gerrit's name of it.
@@ -103,90 +122,89 @@ class Checkout:
             revision: The commit that the ref must have.
             tip: Commit to merge onto instead of the branch's newest one: that of an earlier
                 merge. What the cache has already is not fetched again.
+            stack: Patch sets of the same project and branch to merge first, in order.
 
         Raises:
             MergeConflict: It does not merge; the message names the files.
-            ReviewServerError: The server is away, refuses us, or has another commit there.
-            StorageError: The disk is full.
+            DependencyError: One of the stack does not.
         """
         _require(project, branch, ref, revision, tip)
+        _require_stack(project, branch, stack)
+        wanted = {ref: revision, **{one.ref: one.revision for one in stack}}
 
-        def work(git_dir: Path, slot: int) -> MergedTree:
-            if tip is not None:
-                known = self._merge_tree(git_dir, branch, tip, revision, sure=False)
-                if known is not None:
-                    return known
-            wanted = {f"refs/heads/{branch}": _tip_ref(slot, branch), ref: f"{_slot(slot)}/change"}
-            newest, fetched = self._fetch(git_dir, project, wanted)
-            if fetched != revision:
-                raise ReviewServerError(
-                    f"{project} has {fetched} at {ref}, not {revision}",
-                    hint="the server may lag behind its own event; it is asked again",
-                    retryable=True,
-                )
-            merged = self._merge_tree(git_dir, branch, tip or newest, revision, sure=True)
-            if merged is None:
-                raise _CacheBroken("merge-tree gave no tree")
-            return merged
+        def work(git_dir: Path, slot: int) -> tuple[str, str, str]:
+            if tip is None:
+                onto = self._fetch(git_dir, slot, project, branch, wanted)
+                return onto, *self._merged(git_dir, branch, onto, stack, revision)
+            try:
+                return tip, *self._merged(git_dir, branch, tip, stack, revision)
+            except CacheBroken:
+                self._fetch(git_dir, slot, project, branch, wanted)
+                self._have(git_dir, slot, project, tip)
+                return tip, *self._merged(git_dir, branch, tip, stack, revision)
 
-        return self._with_cache(project, work)
+        onto, tree, base = self._cache.use(project, work)
+        return self._tree(project, onto, revision, tree, base)
+
+    def base(
+        self, project: str, branch: str, tip: str, stack: Sequence[Dependency] = ()
+    ) -> MergedTree:
+        """The tree of a commit that was a branch's tip, with a stack; for a baseline.
+
+        Raises:
+            DependencyError: One of the stack does not merge.
+        """
+        _require(project, branch, revision=tip)
+        _require_stack(project, branch, stack)
+        wanted = {one.ref: one.revision for one in stack}
+
+        def work(git_dir: Path, slot: int) -> tuple[str, str]:
+            try:
+                return self._merged(git_dir, branch, tip, stack)
+            except CacheBroken:
+                self._fetch(git_dir, slot, project, branch, wanted)
+                self._have(git_dir, slot, project, tip)
+                return self._merged(git_dir, branch, tip, stack)
+
+        return self._tree(project, tip, tip, *self._cache.use(project, work))
 
     def branch_tip(self, project: str, branch: str) -> MergedTree:
-        """The newest tree of a branch, for a baseline.
-
-        Raises:
-            ReviewServerError: The server is away or has no such branch.
-            StorageError: The disk is full.
-        """
+        """The newest tree of a branch."""
         _require(project, branch)
 
-        def work(git_dir: Path, slot: int) -> MergedTree:
-            wanted = {f"refs/heads/{branch}": _tip_ref(slot, branch)}
-            (newest,) = self._fetch(git_dir, project, wanted)
-            return self._tree_of(git_dir, newest)
+        def work(git_dir: Path, slot: int) -> tuple[str, str]:
+            newest = self._fetch(git_dir, slot, project, branch, {})
+            return newest, self._tree_of(git_dir, newest)
 
-        return self._with_cache(project, work)
+        newest, tree = self._cache.use(project, work)
+        return self._tree(project, newest, newest, tree, tree)
 
-    def at(self, project: str, commit: str) -> MergedTree:
-        """The tree of a commit that was a branch's tip before; fetched only when unknown.
-
-        Raises:
-            ReviewServerError: Neither the cache nor the server has it.
-            StorageError: The disk is full.
-        """
-        _require(project, revision=commit)
-
-        def work(git_dir: Path, slot: int) -> MergedTree:
-            try:
-                return self._tree_of(git_dir, commit)
-            except _CacheBroken:
-                self._fetch(git_dir, project, {commit: f"{_slot(slot)}/at"})
-                return self._tree_of(git_dir, commit)
-
-        return self._with_cache(project, work)
-
-    def archive(self, merged: MergedTree, to: IO[bytes]) -> None:
+    def archive(self, merged: MergedTree, to: IO[bytes], *, below: str = "") -> None:
         """Write an uncompressed tar of the tree to an open file.
 
         Links are links and submodules empty folders in it; attributes of the tree that would
         leave files out or fill text in have no effect.
 
+        Args:
+            merged: The tree.
+            to: The file.
+            below: Folder in the tar that everything is put into.
+
         Raises:
             StorageError: The disk is full, or the cache lost the tree: merge again.
         """
+        prefix = [f"--prefix={below}/"] if below else []
         try:
-            self._git(
+            self._cache.git(
                 merged.git_dir,
-                "archive",
-                "--format=tar",
-                merged.tree,
+                *("archive", "--format=tar", *prefix, merged.tree),
                 stdout=to,
                 timeout_s=ARCHIVE_S,
             )
         except proc.CommandFailed as error:
-            if not _DISK_FULL.search(error.stderr):
+            if not disk_is_full(error):
                 # The next merge finds it unready and makes a new one.
-                (merged.git_dir / _READY).unlink(missing_ok=True)
+                self._cache.distrust(merged.git_dir)
             raise StorageError(
                 f"the tree {merged.tree} could not be read: {error.message}",
                 hint="free the disk; a broken cache is made anew",
@@ -199,144 +217,122 @@ class Checkout:
         Raises:
             StorageError: git refused.
         """
-        for ready in self._cache_dir.rglob(_READY):
-            git_dir = ready.parent
-            with _locked(_locks(git_dir) / "cache", exclusive=True):
-                try:
-                    self._git(git_dir, "gc", "--quiet", f"--prune={KEEP}", timeout_s=TIDY_S)
-                except proc.CommandFailed as error:
-                    ready.unlink(missing_ok=True)
-                    raise StorageError(
-                        f"the cache {git_dir} could not be packed: {error.message}",
-                        hint="it is made anew when it is next needed",
-                        retryable=True,
-                    ) from error
+        self._cache.tidy()
 
-    def _with_cache(self, project: str, work: _Work) -> MergedTree:
-        """Do `work` in a cache that is sound, making or replacing it where needed."""
-        git_dir = self._cache_dir / f"{project}.git"
-        locks = _locks(git_dir)
-        try:
-            locks.mkdir(parents=True, exist_ok=True)
-            if (git_dir / _READY).exists():
-                try:
-                    with ExitStack() as held:
-                        held.enter_context(_locked(locks / "cache", exclusive=False))
-                        slot = held.enter_context(_free_slot(locks))
-                        _drop_stale_locks(git_dir, slot)
-                        return work(git_dir, slot)
-                except _CacheBroken:
-                    (git_dir / _READY).unlink(missing_ok=True)
-            with _locked(locks / "cache", exclusive=True):
-                return self._anew(git_dir, project, work)
-        except OSError as error:
-            raise StorageError(
-                f"the cache of {project} cannot be used: {error}",
-                hint="check the disk that holds the state directory",
-                retryable=True,
-            ) from error
+    def _tree(self, project: str, tip: str, revision: str, tree: str, base: str) -> MergedTree:
+        git_dir = self._cache.git_dir(project)
+        return MergedTree(tip=tip, revision=revision, tree=tree, base_tree=base, git_dir=git_dir)
 
-    def _anew(self, git_dir: Path, project: str, work: _Work) -> MergedTree:
-        """Make the cache beside the old one; it takes its place once the work succeeded in it."""
-        draft = git_dir.with_name(f"{git_dir.name}.new")
+    def _fetch(
+        self, git_dir: Path, slot: int, project: str, branch: str, wanted: dict[str, str]
+    ) -> str:
+        """Fetch a branch and patch sets in one go; returns the branch's newest commit.
+
+        Args:
+            git_dir: The cache.
+            slot: Whose refs are moved.
+            project: Gerrit's name of it.
+            branch: Short name, or empty for none.
+            wanted: The commit that each ref must have.
+        """
+        refs = {f"refs/heads/{branch}": _tip_ref(slot, branch)} if branch else {}
+        places = {ref: slot_ref(slot, f"change-{n}") for n, ref in enumerate(wanted)}
+        commits = self._cache.fetch(git_dir, project, {**refs, **places})
+        fetched = commits[len(refs) :]
+        for (ref, revision), found in zip(wanted.items(), fetched, strict=True):
+            if found != revision:
+                raise RefMissing(
+                    f"{project} has {found} at {ref}, not {revision}", project=project, ref=ref
+                )
+        return commits[0]
+
+    def _have(self, git_dir: Path, slot: int, project: str, commit: str) -> None:
+        """Fetch a commit that the branch has left behind."""
         try:
-            if (git_dir / _READY).exists():
-                return work(git_dir, 0)
-            shutil.rmtree(draft, ignore_errors=True)
-            self._git(draft, "init", "--bare", "--quiet", "--template=", str(draft))
-            (draft / "info").mkdir(exist_ok=True)
-            (draft / "info" / "attributes").write_text(ATTRIBUTES)
-            conflict: MergeConflict | None = None
+            self._cache.git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}")
+        except proc.CommandFailed:
+            self._cache.fetch(git_dir, project, {commit: slot_ref(slot, "at")})
+
+    def _merged(
+        self,
+        git_dir: Path,
+        branch: str,
+        tip: str,
+        stack: Sequence[Dependency],
+        revision: str = "",
+    ) -> tuple[str, str]:
+        """Merge the stack onto a tip, and then a patch set; the trees with it and without."""
+        onto, base = tip, self._tree_of(git_dir, tip)
+        for one in stack:
             try:
-                merged = work(draft, 0)
-            except MergeConflict as error:
-                conflict = error
-            (draft / _READY).touch()
-            shutil.rmtree(git_dir, ignore_errors=True)
-            draft.replace(git_dir)
-        except (_CacheBroken, proc.CommandFailed) as error:
-            raise ReviewServerError(
-                f"{project} could not be fetched: {error}",
-                hint="check that git is at least 2.38 and that the server's copy is sound",
-                retryable=True,
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        if conflict is not None:
-            raise conflict
-        return replace(merged, git_dir=git_dir)
-
-    def _fetch(self, git_dir: Path, project: str, wanted: dict[str, str]) -> tuple[str, ...]:
-        """Fetch refs to private ones; returns the commits they have now."""
-        url = self._remote.project_url(project)
-        specs = [f"+{theirs}:{ours}" for theirs, ours in wanted.items()]
-        try:
-            self._git(git_dir, *_FETCH, url, *specs, timeout_s=FETCH_S)
-        except proc.CommandFailed as error:
-            said = f"{error.message}\n{error.stderr}"
-            if _DISK_FULL.search(said):
-                raise StorageError(
-                    f"{project} could not be fetched: {error.message}",
-                    hint="free the disk that holds the state directory",
-                    retryable=True,
+                base = self._merge_tree(git_dir, onto, one.revision)
+            except _DoesNotMerge as error:
+                raise DependencyError(
+                    f"change {one.number},{one.patchset} of {one.project}, which is depended on, "
+                    f"does not merge onto {branch} at {tip[:10]}: {error}",
+                    hint=f"rebase change {one.number} on {branch}",
                 ) from error
-            if not _REMOTE_FAULT.search(said):
-                raise _CacheBroken(error.message) from error
-            raise ReviewServerError(
-                f"{project} could not be fetched by {self._remote.transport}: {error.message}",
-                hint="check that the server is up and that our account may read the project",
-                # Objects that are malformed today are so tomorrow.
-                retryable="fsck error" not in said,
+            onto = self._commit(git_dir, base, onto, one.revision)
+        if not revision:
+            return base, base
+        try:
+            return self._merge_tree(git_dir, onto, revision), base
+        except _DoesNotMerge as error:
+            also = " with what it depends on" if stack else ""
+            raise MergeConflict(
+                f"does not merge onto {branch} at {tip[:10]}{also}: {error}",
+                hint=f"rebase the change on {branch}",
             ) from error
-        try:
-            commits = tuple((git_dir / ours).read_text().strip() for ours in wanted.values())
-        except OSError as error:
-            raise _CacheBroken(f"a fetched ref is missing: {error}") from error
-        if not all(REVISION.fullmatch(commit) for commit in commits):
-            raise _CacheBroken("a fetched ref is broken")
-        return commits
 
-    def _merge_tree(
-        self, git_dir: Path, branch: str, tip: str, revision: str, *, sure: bool
-    ) -> MergedTree | None:
-        """Merge two commits; None when something is missing and we were not `sure` of it."""
+    def _merge_tree(self, git_dir: Path, onto: str, revision: str) -> str:
+        """The tree of two commits merged.
+
+        Raises:
+            _DoesNotMerge: They conflict.
+            CacheBroken: One is not in the cache, or it is broken.
+        """
         try:
-            done = self._git(git_dir, *_MERGE, tip, revision, timeout_s=MERGE_S, ok=(0, 1))
+            done = self._cache.git(git_dir, *_MERGE, onto, revision, timeout_s=MERGE_S, ok=(0, 1))
         except proc.CommandFailed as error:
             if "unrelated histories" in error.stderr:
-                raise MergeConflict(
-                    f"{revision} shares no history with {branch}", hint="push it to its own branch"
-                ) from error
-            if not sure:
-                return None
-            raise _CacheBroken(error.message) from error
+                raise _DoesNotMerge(f"{revision[:10]} shares no history with it") from error
+            raise CacheBroken(error.message) from error
         tree, *files = done.text.split("\0")
         if not REVISION.fullmatch(tree):
             # Status 1 without a tree is no conflict: a commit is unknown.
-            if not sure:
-                return None
-            raise _CacheBroken(done.complaint)
+            raise CacheBroken(done.complaint)
         if done.status == 1:
-            raise _conflict(branch, tip, sorted({name for name in files if name}))
-        return MergedTree(tip=tip, revision=revision, tree=tree, git_dir=git_dir)
+            raise _DoesNotMerge(_named(sorted({name for name in files if name})))
+        return tree
 
-    def _tree_of(self, git_dir: Path, commit: str) -> MergedTree:
+    def _commit(self, git_dir: Path, tree: str, *parents: str) -> str:
+        """A commit of a merged tree, so that more can be merged onto it."""
+        above = [word for parent in parents for word in ("-p", parent)]
         try:
-            done = self._git(git_dir, "rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}")
+            done = self._cache.git(
+                git_dir, "commit-tree", *above, "-m", "Merged for a test", tree, env=_NOBODY
+            )
         except proc.CommandFailed as error:
-            raise _CacheBroken(f"{commit} is not in the cache") from error
-        return MergedTree(tip=commit, revision=commit, tree=done.text.strip(), git_dir=git_dir)
+            raise CacheBroken(error.message) from error
+        return done.text.strip()
 
-    def _git(
-        self,
-        git_dir: Path,
-        *arguments: str,
-        stdout: IO[bytes] | None = None,
-        timeout_s: float = 60.0,
-        ok: Sequence[int] = (0,),
-    ) -> proc.Completed:
-        env = environment(self._remote, git_dir)
-        return proc.run(["git", *arguments], env=env, stdout=stdout, timeout_s=timeout_s, ok=ok)
+    def _tree_of(self, git_dir: Path, commit: str) -> str:
+        try:
+            done = self._cache.git(
+                git_dir, "rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}"
+            )
+        except proc.CommandFailed as error:
+            raise CacheBroken(f"{commit} is not in the cache") from error
+        return done.text.strip()
+
+    def _message(self, git_dir: Path, revision: str) -> str:
+        with TemporaryFile() as said:
+            try:
+                self._cache.git(git_dir, *_MESSAGE, revision, stdout=said)
+            except proc.CommandFailed as error:
+                raise CacheBroken(f"{revision} is not in the cache") from error
+            said.seek(0)
+            return said.read(MESSAGE_LIMIT_BYTES).decode("utf-8", "replace")
 
 
 def _require(
@@ -353,69 +349,21 @@ def _require(
         raise ConfigError(f"not a change that git may be asked for: {project!r} {branch!r} {ref!r}")
 
 
-def _conflict(branch: str, tip: str, files: Sequence[str]) -> MergeConflict:
+def _require_stack(project: str, branch: str, stack: Sequence[Dependency]) -> None:
+    for one in stack:
+        _require(one.project, one.branch, one.ref, one.revision)
+        if (one.project, one.branch) != (project, branch) or not one.ref or not one.revision:
+            raise ConfigError(
+                f"change {one.number} of {one.project} cannot be merged into {project}"
+            )
+
+
+def _named(files: Sequence[str]) -> str:
     named = ", ".join(name if name.isprintable() else ascii(name) for name in files[:MAX_NAMED])
     more = len(files) - MAX_NAMED
-    return MergeConflict(
-        f"does not merge onto {branch} at {tip[:10]}: conflict in {named or 'the tree'}"
-        + (f" and {more} more" if more > 0 else ""),
-        hint=f"rebase the change on {branch}",
-    )
-
-
-def _slot(slot: int) -> str:
-    return f"{_REFS}/{slot}"
+    return f"conflict in {named or 'the tree'}" + (f" and {more} more" if more > 0 else "")
 
 
 def _tip_ref(slot: int, branch: str) -> str:
     # Hashed: the branches `a` and `a/b` may follow each other, their refs cannot.
-    return f"{_slot(slot)}/tip-{hashlib.sha256(branch.encode()).hexdigest()[:16]}"
-
-
-def _locks(git_dir: Path) -> Path:
-    return git_dir.with_suffix(".locks")
-
-
-def _drop_stale_locks(git_dir: Path, slot: int) -> None:
-    """A git that was killed leaves its ref locks; whoever holds the slot may drop them."""
-    for stale in (git_dir / _slot(slot)).glob("*.lock"):
-        stale.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold a lock that threads and processes respect and that dies with its holder."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        for _ in proc.wait_until(time.monotonic() + LOCK_S, every_s=0.005):
-            if _try_lock(handle, exclusive=exclusive):
-                break
-        else:
-            raise TimeoutError(f"{path} is held by another process for {LOCK_S:g} s")
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _free_slot(locks: Path) -> Iterator[int]:
-    """Hold the first free slot, waiting for one where all are taken."""
-    for _ in proc.wait_until(time.monotonic() + LOCK_S, every_s=0.005):
-        for slot in range(SLOTS):
-            handle = os.open(locks / str(slot), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                if _try_lock(handle, exclusive=True):
-                    yield slot
-                    return
-            finally:
-                os.close(handle)
-    raise TimeoutError(f"no free slot in {locks} for {LOCK_S:g} s")
-
-
-def _try_lock(handle: int, *, exclusive: bool) -> bool:
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return slot_ref(slot, f"tip-{hashlib.sha256(branch.encode()).hexdigest()[:16]}")

@@ -141,12 +141,17 @@ def config() -> None:
 @config.command("check")
 @config_option
 @json_option
-def config_check(config: Path, as_json: bool) -> None:
+@click.option("--preview", is_flag=True, help="Print the comments of each pipeline as well.")
+def config_check(config: Path, as_json: bool, preview: bool) -> None:
     """Show every mistake at once as file:line:col: path: message."""
     from ci import settings  # noqa: PLC0415
-    from ci.app import check_provider  # noqa: PLC0415
+    from ci.app import check_driver  # noqa: PLC0415
 
-    problems = settings.check(config, check_provider)
+    problems = settings.check(config, check_driver)
+    if preview and not problems:
+        from ci.preview import show  # noqa: PLC0415
+
+        sys.exit(0 if show(settings.load(config, check_driver), as_json=as_json) else 1)
     if as_json:
         click.echo(json.dumps([vars(p) | {"file": str(p.file)} for p in problems], indent=1))
     else:
@@ -198,13 +203,14 @@ def doctor(config: Path, as_json: bool) -> None:
 
 @main.command()
 @config_option
-@click.argument("event", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("what", metavar="EVENT.json|CHANGE")
+@click.option("--connection", help="Only this one; which server a change's number is of.")
 @click.option("--file", "files", multiple=True, help="A changed file, for file filters.")
-def explain(config: Path, event: Path, files: tuple[str, ...]) -> None:
-    """Say what an event (a JSON file as stream-events sends it) would start, and why."""
-    from ci.explain import explain_file  # noqa: PLC0415
+def explain(config: Path, what: str, connection: str | None, files: tuple[str, ...]) -> None:
+    """Say what an event (a file, as stream-events sends it) or a change would start, and why."""
+    from ci import explain as explanation  # noqa: PLC0415
 
-    for line in explain_file(config, event, files):
+    for line in explanation.explain(config, what, connection=connection, files=files):
         click.echo(line)
 
 
@@ -257,15 +263,74 @@ def nodes(config: Path, as_json: bool) -> None:
     show_nodes(config, as_json=as_json)
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @config_option
 @json_option
 @click.option("--all", "everything", is_flag=True, help="Settled rows as well.")
-def outbox(config: Path, as_json: bool, everything: bool) -> None:
-    """List reviews that are still owed, and why."""
+@click.pass_context
+def outbox(ctx: click.Context, config: Path, as_json: bool, everything: bool) -> None:
+    """List reviews that are still owed or held back, and why; or act on one."""
     from ci.listings import show_outbox  # noqa: PLC0415
 
-    show_outbox(config, as_json=as_json, everything=everything)
+    if ctx.invoked_subcommand is None:
+        show_outbox(config, as_json=as_json, everything=everything)
+    else:
+        # What was given before the verb holds for it too.
+        ctx.default_map = {ctx.invoked_subcommand: {"config": config}}
+
+
+@outbox.command("retry")
+@config_option
+@click.argument("review", type=int, required=False)
+@click.option("--all", "everything", is_flag=True, help="Every pending review.")
+def outbox_retry(config: Path, review: int | None, everything: bool) -> None:
+    """Try a review, or all of them, again without waiting for its pause."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store import outbox_actions  # noqa: PLC0415
+
+    if (review is None) is not everything:
+        raise click.UsageError("give the id of one review, or --all")
+    database, at = open_database(config), SystemClock().now()
+    if review is None:
+        count = outbox_actions.retry_all(database, by=_operator(), at=at)
+        click.echo(f"reviews that are due now: {count}")
+    else:
+        outbox_actions.retry(database, review, by=_operator(), at=at)
+        click.echo(f"review {review} is due now")
+
+
+@outbox.command("drop")
+@config_option
+@click.argument("review", type=int)
+@click.option("--why", required=True, help="For the audit log.")
+def outbox_drop(config: Path, review: int, why: str) -> None:
+    """Give up a review that is pending or held back."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store import outbox_actions  # noqa: PLC0415
+
+    at = SystemClock().now()
+    outbox_actions.drop(open_database(config), review, by=_operator(), why=why, at=at)
+    click.echo(f"review {review} is dropped")
+
+
+@outbox.command("release")
+@config_option
+@click.argument("review", type=int)
+def outbox_release(config: Path, review: int) -> None:
+    """Give a review whose negative vote was held back."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store import outbox_actions  # noqa: PLC0415
+
+    at = SystemClock().now()
+    stale = outbox_actions.release(open_database(config), review, by=_operator(), at=at)
+    click.echo(f"review {review} is {f'dropped: {stale}' if stale else 'released'}")
+
+
+def _operator() -> str:
+    return f"{getpass.getuser()} (command line)"
 
 
 @main.command()
@@ -304,6 +369,49 @@ def cancel(config: Path, build_id: str) -> None:
         open_database(config), build_id, by=getpass.getuser(), at=SystemClock().now()
     )
     click.echo(f"buildset {buildset} is cancelled; a running suite stops within seconds")
+
+
+@main.group(invoke_without_command=True)
+@config_option
+@json_option
+@click.option("--all", "everything", is_flag=True, help="Delivered ones as well.")
+@click.pass_context
+def notices(ctx: click.Context, config: Path, as_json: bool, everything: bool) -> None:
+    """List what reporters have not been told, and why; `notices test NAME` tries one."""
+    from ci.listings import show_notices  # noqa: PLC0415
+
+    if ctx.invoked_subcommand is None:
+        show_notices(config, as_json=as_json, everything=everything)
+    else:
+        # What was given before the verb holds for it too.
+        ctx.default_map = {ctx.invoked_subcommand: {"config": config}}
+
+
+@notices.command("test")
+@config_option
+@click.argument("name")
+def notices_test(config: Path, name: str) -> None:
+    """Send one test notice to the reporter NAME; what waits for it is then tried at once."""
+    from ci.app import load_layout  # noqa: PLC0415
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.notifier import send_trial  # noqa: PLC0415
+
+    for line in send_trial(load_layout(config), name, SystemClock()):
+        click.echo(line)
+
+
+@notices.command("retry")
+@config_option
+@click.argument("name")
+def notices_retry(config: Path, name: str) -> None:
+    """Owe the reporter NAME again what was dropped because it refused it."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store.notices import revive  # noqa: PLC0415
+
+    with open_database(config).write() as tx:
+        count = revive(tx, name, by=_operator(), at=SystemClock().now())
+    click.echo(f"dropped notices that {name} is owed again: {count}")
 
 
 if __name__ == "__main__":

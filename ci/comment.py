@@ -1,187 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report comment, in the one form that every program which reads such comments accepts.
 
-`compose` writes it, `problems` proves it. Pure; names of tests and their
-messages are hostile text and cannot forge a row or a first line.
+`write` makes it by a template, `problems` proves it. Pure; names of tests and their messages
+are hostile text and cannot forge a row or a first line. A template of the operator's may say
+anything in its own words, but it keeps the first line, the rows and the link as they are, and
+what it makes has to pass the same rules; else ours is used, and the author loses nothing.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ci.comment_rules import FORBIDDEN_WHEN_SUCCEEDED, MAX_BYTES, problems
-from ci.model.result import Result
+from ci.comment_content import Comment, CommentRow, Content, Prepared, prepare, row_line
+from ci.comment_rules import MAX_BYTES, problems, rows_of
+from ci.comment_template import Template, TemplateTrouble, builtin
+from ci.comment_words import WORDS, duration, harmless
 
-__all__ = ["WORDS", "CommentRow", "compose", "duration", "harmless", "problems", "row_line"]
+__all__ = [
+    "WORDS",
+    "Comment",
+    "CommentRow",
+    "Written",
+    "duration",
+    "harmless",
+    "problems",
+    "row_line",
+    "write",
+]
 
-WORDS = {
-    Result.SUCCESS: "SUCCESS",
-    Result.FAILURE: "FAILURE",
-    Result.SKIPPED: "SKIPPED",
-    Result.TIMED_OUT: "TIMED_OUT",
-    Result.CANCELED: "ABORTED",
-    Result.NODE_FAILURE: "NODE_FAILURE",
-    Result.RETRY_LIMIT: "RETRY_LIMIT",
-    Result.POST_FAILURE: "POST_FAILURE",
-    Result.MERGE_CONFLICT: "MERGER_FAILURE",
-    Result.LOST: "ABORTED",
-    Result.ERROR: "ERROR",
-}
-"""Our results in the words that the readers know."""
-
-_LINE_LIMIT = 300
-_MAX_FAILING_PER_ROW = 20
-_COLONS = re.compile(r"(?: :)+ ")
-_HEADER = re.compile(r"build (?=\w+ \(|\w+\.)", re.IGNORECASE)
+_SHOWN_COMPLAINTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommentRow:
-    """One job in the comment.
+class Written:
+    """A comment, ready to be posted.
 
     Attributes:
-        name: Job name, without blanks.
-        url: Absolute address of the build's page.
-        result: How it ended.
-        duration_s: Seconds; None where it did not run.
-        voting: Whether it counts.
-        failing: Names of the failing tests, first line of each; hostile text.
+        text: At most MAX_BYTES bytes of UTF-8, without a line end at its end.
+        complaint: Why the operator's template was not used; empty when it was, or none given.
     """
 
-    name: str
-    url: str
-    result: Result
-    duration_s: float | None = None
-    voting: bool = True
-    failing: tuple[str, ...] = ()
+    text: str
+    complaint: str = ""
 
 
-def compose(
-    rows: Sequence[CommentRow],
-    *,
-    pipeline: str,
-    succeeded: bool,
-    sentence: str,
-    url: str,
-    notes: Sequence[str] = (),
-    recheck: str = "recheck",
-) -> str:
-    r"""Write the comment.
-
-    Rows are kept before prose where the space does not suffice. In a succeeded comment a row
-    or note that would need a word of failure is replaced by one that points to the page.
+def write(comment: Comment, template: Template | None = None) -> Written:
+    """Write the comment, cut to size: notes and failing tests are cut before rows.
 
     Args:
-        rows: One per job, in the order to show.
-        pipeline: Its name, `\w+` only.
-        succeeded: Whether the first line says so.
-        sentence: One sentence of prose; hostile text is allowed.
-        url: Absolute address of the page with everything; always kept.
-        notes: Further sentences after the rows; hostile text is allowed.
-        recheck: What to write to run it again.
-
-    Returns:
-        At most MAX_BYTES bytes of UTF-8, without a line end at its end.
+        comment: What to say.
+        template: The operator's; ours where it is None or fails.
     """
-    prose = harmless(sentence)
-    if succeeded and FORBIDDEN_WHEN_SUCCEEDED.search(prose):
-        prose = "See the page for what was found."
-    head = f"Build {'succeeded' if succeeded else 'failed'} ({pipeline} pipeline)."
-    shown = [row for row in rows if not succeeded or _sounds_good(row)]
-    head = f"{head}\n{f'{prose} {url}'.strip()}\n"
-    extras = _clean_notes(notes) if succeeded else _explanations(shown, notes, recheck)
-    if len(shown) < len(rows):
-        extras = [*_set_aside(rows, shown), *extras]
-    return _fitted(head, [row_line(row) for row in shown], extras)
+    prepared = prepare(comment)
+    own = _ours(prepared)
+    if template is None:
+        return Written(text=own)
+    try:
+        text, content = _fitted(template, prepared)
+    except TemplateTrouble as error:
+        return Written(text=own, complaint=str(error))
+    # What our own comment cannot avoid either, say a bad word in our address, is not its fault.
+    complaints = [*_unfaithful(text, content)]
+    complaints += [one for one in problems(text) if one not in problems(own)]
+    if complaints:
+        listed = "; ".join(complaints[:_SHOWN_COMPLAINTS])
+        return Written(text=own, complaint=f"{template.file}: {listed}")
+    return Written(text=text)
 
 
-def row_line(row: CommentRow) -> str:
-    """The row of one job."""
-    took = "" if row.duration_s is None else f" in {duration(row.duration_s)}"
-    voting = "" if row.voting else " (non-voting)"
-    return f"- {row.name} {row.url} : {WORDS[row.result]}{took}{voting}"
+def _ours(prepared: Prepared) -> str:
+    try:
+        return _fitted(builtin(), prepared)[0]
+    except TemplateTrouble:
+        # An address of thousands of characters: the shortest comment there is.
+        return f"{prepared.whole.header}\n{prepared.whole.rows[0].line}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as `1h 02m 03s`, `2m 03s` or `3s`."""
-    minutes, left = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes:02d}m {left:02d}s"
-    return f"{minutes}m {left:02d}s" if minutes else f"{left}s"
+def _fitted(template: Template, prepared: Prepared) -> tuple[str, Content]:
+    """The text that shows the most parts and still fits, found by halving.
+
+    Raises:
+        TemplateTrouble: It cannot be rendered, or is too long with a single row.
+    """
+    count = high = prepared.bound(MAX_BYTES)  # mostly everything fits
+    least = 1
+    best: tuple[str, Content] | None = None
+    while least <= high:
+        content = prepared.at(count)
+        text = template.render(content)
+        if text is None:
+            high = count - 1
+        else:
+            best, least = (text, content), count + 1
+        count = (least + high) // 2
+    if best is None:
+        raise TemplateTrouble(f"{template.file}: it makes more than {MAX_BYTES} bytes of one row")
+    return best
 
 
-def harmless(text: str) -> str:
-    """Hostile text as part of one line, unable to look like a row or a first line of ours."""
-    printable = "".join(one if one.isprintable() else " " for one in text)
-    flat = " ".join(printable.split())[:_LINE_LIMIT]
-    return _HEADER.sub("build: ", _COLONS.sub(": ", flat)).lstrip("-*> ")
-
-
-def _sounds_good(row: CommentRow) -> bool:
-    return not FORBIDDEN_WHEN_SUCCEEDED.search(WORDS[row.result])
-
-
-def _set_aside(rows: Sequence[CommentRow], shown: Sequence[CommentRow]) -> list[str]:
-    """One line for each row that is not shown; the link stays, our own marker may be in it."""
-    lines = []
-    for row in rows:
-        if row not in shown:
-            unlucky = FORBIDDEN_WHEN_SUCCEEDED.search(row.name)
-            lines.append(f"Did not pass, has no vote: {'' if unlucky else row.name + ' '}{row.url}")
-    return lines
-
-
-def _clean_notes(notes: Sequence[str]) -> list[str]:
-    clean = [harmless(note) for note in notes]
-    kept = [note for note in clean if note and not FORBIDDEN_WHEN_SUCCEEDED.search(note)]
-    if len(kept) < len(clean):
-        kept.append("More notes are on the page.")
-    return kept
-
-
-def _explanations(rows: Sequence[CommentRow], notes: Sequence[str], recheck: str) -> list[str]:
-    lines: list[str] = []
-    for row in rows:
-        if row.failing:
-            lines += _failing_tests(row)
-    lines += [note for note in map(harmless, notes) if note]
-    return [
-        *lines,
-        "Each link above opens the build: its first failing test, the whole log, the artifacts.",
-        f'To run it again, write a comment that begins with "{recheck}".',
-    ]
-
-
-def _failing_tests(row: CommentRow) -> list[str]:
-    # Indented by two blanks: Gerrit shows such lines as they are, and no reader of bullets
-    # takes them for a row.
-    shown = [f"  {harmless(name)}" for name in row.failing[:_MAX_FAILING_PER_ROW]]
-    more = len(row.failing) - len(shown)
-    return [
-        f"Failing in {row.name}:",
-        *shown,
-        *([f"  and {more} more on the page"] if more else []),
-    ]
-
-
-def _fitted(head: str, rows: Sequence[str], extras: Sequence[str]) -> str:
-    """As many rows as fit, then as much of the rest as fits, line by line."""
-    room = MAX_BYTES - len(head.encode()) - 500  # for the lines that say what was cut
-    kept: list[str] = []
-    for row in rows:
-        room -= len(row.encode()) + 1
-        if room < 0:
-            break
-        kept.append(row)
-    if len(kept) < len(rows):
-        extras = [f"{len(rows) - len(kept)} more jobs are on the page."]
-    tail: list[str] = []
-    for line in extras:
-        room -= len(line.encode()) + 1
-        if room < 0 and tail:
-            tail.append("More is on the page.")
-            break
-        tail.append(line)
-    parts = [head, "\n".join(kept), *(["", "\n".join(tail)] if tail else [])]
-    return "\n".join(parts).rstrip("\n")
+def _unfaithful(text: str, content: Content) -> Iterator[str]:
+    """What a template may not change."""
+    if text.split("\n", 1)[0] != content.header:
+        yield "the first line has to be {{ header }}"
+    if rows_of(text) != tuple(row.line for row in content.rows):
+        yield "it has to hold {{ row.line }} of each of the rows once, in order, and no other row"
+    if content.url not in text:
+        yield "it has to hold {{ url }}"

@@ -5,13 +5,23 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ci import ssh_keys
-from ci.config_items import MODELS, Item, nearest, project_pipelines
-from ci.layout import Connection, Job, Model, Pipeline, Project, ProviderConfig
+from ci import comment_samples, ssh_keys
+from ci.config_items import MODELS, OPTIONAL, Item, nearest, project_pipelines
+from ci.layout import (
+    Connection,
+    Job,
+    Model,
+    Pipeline,
+    Project,
+    ProviderConfig,
+    ReporterConfig,
+)
 from ci.yaml_marks import Problem
 
 Checked = tuple[Item, Model]
-CheckProvider = Callable[[ProviderConfig], Sequence[tuple[Sequence[str | int], str]]]
+CheckProvider = Callable[
+    [ProviderConfig | ReporterConfig], Sequence[tuple[Sequence[str | int], str]]
+]
 
 _PORT = {"connection": 29418}
 
@@ -34,7 +44,7 @@ def all_kinds_present(items: Sequence[Item], root: Path) -> Iterator[Problem]:
     """At least one item of each kind, else there is nothing to do."""
     present = {item.kind for item in items}
     for kind in MODELS:
-        if kind not in present:
+        if kind not in present and kind not in OPTIONAL:
             message = f"no `- {kind}:` item in the configuration"
             yield Problem(file=root, line=1, column=1, path=kind, message=message)
 
@@ -59,12 +69,35 @@ def references_exist(items: Sequence[Item], checked: Sequence[Checked]) -> Itera
             yield from _job_label(item, model, items)
 
 
+def trust_can_be_met(checked: Sequence[Checked]) -> Iterator[Problem]:
+    """A job that requires trust stands only in pipelines which say whom they trust."""
+    careful = {m.name for _, m in checked if isinstance(m, Job) and m.requires_trust}
+    open_to_all = {
+        m.name
+        for _, m in checked
+        if isinstance(m, Pipeline) and not (m.trust.owner or m.trust.approval)
+    }
+    for item, model in checked:
+        if not isinstance(model, Project):
+            continue
+        for pipeline, wanted in model.pipelines.items():
+            for index, job in enumerate(wanted.jobs):
+                if job in careful and pipeline in open_to_all:
+                    message = (
+                        f"the job {job!r} requires trust, and the pipeline {pipeline!r} trusts "
+                        "nobody, so that it would never run: give the pipeline `trust:`"
+                    )
+                    yield item.problem((pipeline, "jobs", index), message)
+
+
 def files_are_usable(checked: Sequence[Checked]) -> Iterator[Problem]:
-    """Key files and known-hosts files of connections and providers can be read and used."""
+    """Key files, known-hosts files and comment templates can be read and used."""
     for item, model in checked:
         if isinstance(model, Connection):
             yield from _key_file(item, model.key_file)
             yield from _known_hosts(item, model.known_hosts)
+        elif isinstance(model, Pipeline):
+            yield from _comment_template(item, model)
         elif isinstance(model, ProviderConfig):
             for key, check in (("key-file", _key_file), ("known-hosts", _known_hosts)):
                 option = model.options.get(key)
@@ -73,9 +106,9 @@ def files_are_usable(checked: Sequence[Checked]) -> Iterator[Problem]:
 
 
 def providers_agree(checked: Sequence[Checked], check: CheckProvider) -> Iterator[Problem]:
-    """What each driver's own model says of its provider's options."""
+    """What each driver's own model says of its provider's or reporter's options."""
     for item, model in checked:
-        if isinstance(model, ProviderConfig):
+        if isinstance(model, ProviderConfig | ReporterConfig):
             for loc, message in check(model):
                 yield item.problem(tuple(loc), message, at_key=message.startswith("unknown key"))
 
@@ -94,8 +127,8 @@ def _known(
 def _project_keys(item: Item, pipelines: frozenset[str]) -> Iterator[Problem]:
     for key in project_pipelines(item):
         if key not in pipelines:
-            hint = nearest(key, pipelines | {"name", "branches"})
-            message = f"neither `name`, `branches` nor a pipeline{hint}"
+            hint = nearest(key, pipelines | {"name", "branches", "sandbox"})
+            message = f"neither `name`, `branches`, `sandbox` nor a pipeline{hint}"
             yield item.problem((key,), message, at_key=True)
 
 
@@ -142,6 +175,13 @@ def _known_hosts(item: Item, file: Path) -> Iterator[Problem]:
         yield item.problem(("known-hosts",), message + _scan(item, file))
     except OSError as error:
         yield item.problem(("known-hosts",), f"{file} cannot be read: {error.strerror}")
+
+
+def _comment_template(item: Item, pipeline: Pipeline) -> Iterator[Problem]:
+    if pipeline.comment_template is not None:
+        complaint = comment_samples.complaint_of(pipeline.comment_template, pipeline.name)
+        if complaint:
+            yield item.problem(("comment-template",), complaint)
 
 
 def _scan(item: Item, file: Path) -> str:

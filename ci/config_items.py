@@ -10,7 +10,16 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ci.layout import Connection, Job, Model, Pipeline, Project, ProviderConfig, Service
+from ci.layout import (
+    Connection,
+    Job,
+    Model,
+    Pipeline,
+    Project,
+    ProviderConfig,
+    ReporterConfig,
+    Service,
+)
 from ci.yaml_marks import Marked, Problem
 
 MODELS: Mapping[str, type[Model]] = {
@@ -20,12 +29,14 @@ MODELS: Mapping[str, type[Model]] = {
     "job": Job,
     "project": Project,
     "provider": ProviderConfig,
+    "reporter": ReporterConfig,
 }
+OPTIONAL = frozenset({"reporter"})
 
 Loc = tuple[str | int, ...]
 Complaint = tuple[Loc, str]
 
-_PROJECT_KEYS = frozenset({"name", "branches"})
+_PROJECT_KEYS = frozenset({"name", "branches", "sandbox"})
 
 
 @dataclass(frozen=True, kw_only=True)

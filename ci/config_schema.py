@@ -45,13 +45,13 @@ def _item(kind: str, ref: str) -> dict[str, Any]:
 
 
 def _project(schema: dict[str, Any]) -> dict[str, Any]:
-    """A project's pipelines are keys of its own, beside name and branches."""
-    properties = {key: schema["properties"][key] for key in ("name", "branches")}
+    """A project's pipelines are keys of its own, beside name, branches and sandbox."""
+    properties = {key: schema["properties"][key] for key in ("name", "branches", "sandbox")}
     return {
         **schema,
         "properties": properties,
         "patternProperties": {
-            r"^(?!(?:name|branches)$)\w{1,40}$": {"$ref": f"{_REF}ProjectPipeline"}
+            r"^(?!(?:name|branches|sandbox)$)[A-Za-z0-9_]{1,40}$": {"$ref": f"{_REF}ProjectPipeline"}
         },
         "required": ["name"],
         "minProperties": 2,

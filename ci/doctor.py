@@ -10,7 +10,8 @@ from ci import settings
 from ci.errors import HypervouchError
 from ci.gerrit.rest import GerritRest
 from ci.gerrit.ssh import PinnedConnection
-from ci.layout import Connection, Layout, ProviderConfig
+from ci.layout import Connection, Layout, Pipeline, ProviderConfig, ReporterConfig, VotePolicy
+from ci.reporters.table import driver as notifier_driver
 from nodes.health import preflight
 from nodes.providers.table import driver
 
@@ -36,14 +37,19 @@ class Finding:
 
 
 def examine(layout: Layout) -> Iterator[Finding]:
-    """Try the disk, every connection and the first node of every provider, one by one."""
+    """Try the disk, every connection, the first node of every provider, every reporter."""
     yield _try("disk", partial(_disk, layout))
     for connection in layout.connections:
         name = f"connection {connection.name}"
         yield _try(f"{name}, SSH and the right Stream Events", partial(_stream, connection))
         yield _try(f"{name}, REST and account", partial(_account, connection))
+        for project, pipeline in _votes(layout, connection):
+            what = f"{name}, label {pipeline.label} on {project}"
+            yield _try(what, partial(_label, connection, project, pipeline))
     for config in layout.providers:
         yield _try(f"provider {config.name}", partial(_provider, layout, config))
+    for reporter in layout.reporters:
+        yield _try(f"reporter {reporter.name}", partial(_reporter, reporter))
 
 
 def _try(what: str, look: Callable[[], str]) -> Finding:
@@ -101,6 +107,45 @@ def _account(connection: Connection) -> str:
     return f"Gerrit {version}, account {account.name}"
 
 
+def _votes(layout: Layout, connection: Connection) -> Iterator[tuple[str, Pipeline]]:
+    """(project, pipeline as it applies there) of each pair that votes."""
+    for project in layout.projects:
+        for name in project.pipelines:
+            pipeline = layout.effective(name, project.name)
+            votes = pipeline.policy in {VotePolicy.PLUS_ONE_ONLY, VotePolicy.VOTE}
+            if votes and pipeline.connection == connection.name:
+                yield project.name, pipeline
+
+
+def _label(connection: Connection, project: str, pipeline: Pipeline) -> str:
+    """Whether we may give the votes that a pipeline gives; asked of a project's open change."""
+    rest = GerritRest(connection, settings.resolve_secret(connection.password))
+    try:
+        found = rest.changes(
+            f'project:"{project}" status:open', limit=1, options=("DETAILED_LABELS",)
+        )
+    finally:
+        rest.close()
+    if not found:
+        return "not known: the project has no open change to ask about"
+    label, user = pipeline.label, connection.user
+    if label not in (found[0].get("labels") or {}):
+        raise HypervouchError(
+            f"{project} has no label {label}: the server drops such votes without a word",
+            hint="correct the pipeline's label, or ask the project's owner to define it",
+        )
+    permitted = [int(value) for value in (found[0].get("permitted_labels") or {}).get(label, [])]
+    wanted = [value for value in (pipeline.success, pipeline.failure) if value]
+    missing = [value for value in wanted if value not in permitted]
+    if missing:
+        raise HypervouchError(
+            f"{user} may not give {', '.join(f'{label} {value:+d}' for value in missing)}",
+            hint=f"ask the project's owner for the right 'Label {label}' on refs/heads/*, or set"
+            " policy to comment",
+        )
+    return f"{user} may give {', '.join(f'{value:+d}' for value in wanted)}"
+
+
 def _provider(layout: Layout, config: ProviderConfig) -> str:
     chosen = driver(config.driver)
     provider = chosen(
@@ -115,3 +160,13 @@ def _provider(layout: Layout, config: ProviderConfig) -> str:
         provider.stop(node)
     said = ", ".join(f"{name} {value}" for name, value in sorted(facts.items()))
     return f"node {node} answers and is fit ({said})"
+
+
+def _reporter(config: ReporterConfig) -> str:
+    """Whether a receiver of notices answers and knows us; it is told nothing."""
+    chosen = notifier_driver(config.driver)
+    notifier = chosen(chosen.Options.model_validate(config.options))
+    try:
+        return notifier.probe()
+    finally:
+        notifier.close()

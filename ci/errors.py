@@ -6,10 +6,12 @@ HypervouchError(message, hint, retryable)   who acts        Result              
   ConfigError                               operator        will not start      -
   StorageError                              operator        waits, retried      -
   ReviewServerError                         review server   event/vote retried  -
-  ChangeError: MergeConflict                author          MERGE_CONFLICT      as configured
+  ChangeError: MergeConflict,               author          MERGE_CONFLICT      as configured
+               DependencyError
   NodeError: NodeUnavailable, LeaseLost     operator        NODE_FAILURE, LOST  none, retried
   RunError: RunTimeout, HarnessBroken       operator        TIMED_OUT, ERROR    none
   CollectError                              operator        POST_FAILURE        none
+  ReporterError: NoticeRefused              receiver        -                   -
   BuildCanceled                             nobody          CANCELED            none
   HypervouchBug                             us              LOST                none, retried
 ```
@@ -56,6 +58,10 @@ class MergeConflict(ChangeError):
     """The patch set does not merge onto the branch tip."""
 
 
+class DependencyError(ChangeError):
+    """What the change depends on cannot be found, followed or merged."""
+
+
 class NodeError(HypervouchError):
     """A node is at fault; the build is tried on another one."""
 
@@ -82,6 +88,27 @@ class HarnessBroken(RunError):
 
 class CollectError(HypervouchError):
     """Results or artifacts could not be brought home."""
+
+
+class ReporterError(HypervouchError):
+    """A receiver of notices is away, or refuses us: what it is owed waits.
+
+    Args:
+        message: What went wrong and where, one sentence.
+        hint: How to mend it, one sentence.
+        retryable: Whether waiting may help; else somebody has to act first.
+        pause_s: Seconds that the receiver asks us to wait; 0 where it says nothing.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", retryable: bool = False, pause_s: float = 0.0
+    ) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.pause_s = pause_s
+
+
+class NoticeRefused(ReporterError):
+    """The receiver works, and does not take this notice: it is dropped after some tries."""
 
 
 class BuildCanceled(HypervouchError):

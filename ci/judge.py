@@ -15,6 +15,7 @@ Verdict. Pure: the one table of who gets -1.
 | infra       | node, network, harness or time-out, on every node tried; or the | none      |
 |             | repeat did not get to the test that failed                      |           |
 | conflict    | does not merge onto the branch tip                              | as set    |
+| dependency  | a Depends-On cannot be followed, or does not merge              | as set    |
 | empty       | the suite ran no test: our fault                                | none      |
 | canceled    | superseded, abandoned, or by an operator                        | none      |
 """
@@ -36,6 +37,8 @@ from ci.model.result import (
 )
 
 INTERRUPTION_LIMIT = 10
+TIP = "the branch tip"
+STACKED = "the branch tip with what this depends on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,12 @@ class BuildRules:
     Attributes:
         node_attempts: Nodes tried for each kind of attempt before giving up.
         known_failure_vote: Vote when all that fails also fails on the branch tip: 1 or 0.
+        base: What the baseline tests, in words.
     """
 
     node_attempts: int = 3
     known_failure_vote: int = 1
+    base: str = TIP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +74,8 @@ def next_step(
 
     Args:
         attempts: All finished attempts of this build, oldest first.
-        baselines: Earlier runs of the same branch tip, suite, node label and grade that
-            other builds made, newest first.
+        baselines: What other builds found of the trees that the baseline tests, with the same
+            suite, node label and grade, newest first.
         rules: The layout's part in it.
     """
     for final in (Result.CANCELED, Result.MERGE_CONFLICT):
@@ -107,16 +112,18 @@ def _usable(attempts: Iterable[AttemptRecord], kind: AttemptKind) -> AttemptReco
 
 
 def _alike(baselines: Iterable[AttemptRecord], check: AttemptRecord) -> AttemptRecord | None:
-    """A baseline of the check's own tip and evidence grade: only like is compared."""
-    mine = (check.tip, check.grade)
-    return next((b for b in baselines if (b.tip, b.grade) == mine and b.finished_tests), None)
+    """A run of the check's trees without the patch, of its grade: only like is compared."""
+    mine = (check.base_tree, check.grade)
+    return next((b for b in baselines if (b.tree, b.grade) == mine and b.finished_tests), None)
 
 
 def _ended(attempt: AttemptRecord) -> Judgement:
-    conflict = attempt.result is Result.MERGE_CONFLICT
+    failure_class = FailureClass.CANCELED
+    if attempt.result is Result.MERGE_CONFLICT:
+        failure_class = FailureClass.DEPENDENCY if attempt.dependency else FailureClass.CONFLICT
     return Judgement(
         result=attempt.result,
-        failure_class=FailureClass.CONFLICT if conflict else FailureClass.CANCELED,
+        failure_class=failure_class,
         vote=0,
         reason=attempt.error,
         attempts_compared=(attempt.attempt_id,),
@@ -141,15 +148,15 @@ def _after_trouble(
     interruptions = len(tried) - len(counted)
     if len(counted) < rules.node_attempts and interruptions < INTERRUPTION_LIMIT:
         return kind
-    return _gave_up(tried, kind)
+    return _gave_up(tried, kind, rules)
 
 
-def _gave_up(tried: Sequence[AttemptRecord], kind: AttemptKind) -> Judgement:
+def _gave_up(tried: Sequence[AttemptRecord], kind: AttemptKind, rules: BuildRules) -> Judgement:
     last = tried[-1]
     purpose = {
         AttemptKind.CHECK: "the patch could not be tested",
         AttemptKind.REPEAT: "the failure could not be repeated",
-        AttemptKind.BASELINE: "the branch tip could not be tested for comparison",
+        AttemptKind.BASELINE: f"{rules.base} could not be tested for comparison",
     }[kind]
     nodes = len(tried)
     trouble = last.error or f"its node has evidence grade {last.grade}, unlike the check's"
@@ -206,7 +213,7 @@ def _judge_failures(
     tip = _by_id(baseline.outcomes)
     again = _by_id(repeat.outcomes) if repeat else {}
     findings = tuple(
-        _finding(outcome, tip.get(outcome.test_id), again.get(outcome.test_id))
+        _finding(outcome, tip.get(outcome.test_id), again.get(outcome.test_id), rules.base)
         for outcome in check.outcomes
         if outcome.status.bad
     )
@@ -218,7 +225,7 @@ def _judge_failures(
                 result=Result.FAILURE,
                 failure_class=guilty,
                 vote=-1,
-                reason=_reason_of(findings, guilty),
+                reason=_reason_of(findings, guilty, rules.base),
                 findings=findings,
                 attempts_compared=compared,
             )
@@ -227,7 +234,7 @@ def _judge_failures(
             result=Result.ERROR,
             failure_class=FailureClass.INFRA,
             vote=0,
-            reason=_reason_of(findings, FailureClass.INFRA),
+            reason=_reason_of(findings, FailureClass.INFRA, rules.base),
             findings=findings,
             attempts_compared=compared,
         )
@@ -236,19 +243,22 @@ def _judge_failures(
         result=Result.SUCCESS,
         failure_class=FailureClass.KNOWN if known else FailureClass.FLAKY,
         vote=rules.known_failure_vote if known else 1,
-        reason=_reason_of(findings, FailureClass.KNOWN if known else FailureClass.FLAKY),
+        reason=_reason_of(
+            findings, FailureClass.KNOWN if known else FailureClass.FLAKY, rules.base
+        ),
         findings=findings,
         attempts_compared=compared,
     )
 
 
-def _finding(outcome: Outcome, tip: Outcome | None, again: Outcome | None) -> TestFinding:
+def _finding(
+    outcome: Outcome, tip: Outcome | None, again: Outcome | None, base: str
+) -> TestFinding:
     if tip and tip.status.bad:
         same = tip.message == outcome.message
         found, why = (
             FailureClass.KNOWN,
-            "the branch tip fails it as well"
-            + ("" if same else f", with another message: {tip.message}"),
+            f"{base} fails it as well" + ("" if same else f", with another message: {tip.message}"),
         )
     elif again is None or again.status is Status.SKIP:
         found, why = FailureClass.INFRA, "did not run when the suite was repeated"
@@ -257,30 +267,30 @@ def _finding(outcome: Outcome, tip: Outcome | None, again: Outcome | None) -> Te
     elif tip is None:
         found, why = (
             FailureClass.NEW_FAILING,
-            "the branch tip does not have this test, and it failed again when repeated",
+            f"{base} does not have this test, and it failed again when repeated",
         )
     elif tip.status is Status.SKIP:
         found, why = (
             FailureClass.NEW_FAILING,
-            "the branch tip skips this test, and it failed again when repeated",
+            f"{base} skips this test, and it failed again when repeated",
         )
     else:
         found, why = (
             FailureClass.REGRESSION,
-            "passes on the branch tip, and failed again when repeated on another lease",
+            f"passes on {base}, and failed again when repeated on another lease",
         )
     return TestFinding(
         test_id=outcome.test_id, failure_class=found, reason=why, message=outcome.message
     )
 
 
-def _reason_of(findings: Sequence[TestFinding], wanted: FailureClass) -> str:
+def _reason_of(findings: Sequence[TestFinding], wanted: FailureClass, base: str) -> str:
     names = [f.test_id for f in findings if f.failure_class is wanted]
     count = f"{len(names)} test" + ("" if len(names) == 1 else "s")
     said = {
-        FailureClass.REGRESSION: f"this patch breaks {count} that the branch tip passes",
+        FailureClass.REGRESSION: f"this patch breaks {count} that {base} passes",
         FailureClass.NEW_FAILING: f"{count} that this patch brings in fails",
-        FailureClass.KNOWN: f"{count} is broken on the branch tip as well",
+        FailureClass.KNOWN: f"{count} is broken on {base} as well",
         FailureClass.FLAKY: f"{count} passed only on the second run",
         FailureClass.INFRA: f"{count} did not run again when the suite was repeated",
     }[wanted]
@@ -299,7 +309,9 @@ def verdict(builds: Sequence[BuildWord], pipeline: Pipeline) -> Verdict:
     if FailureClass.CANCELED in classes:
         return Verdict(vote=None, succeeded=False, reason="canceled", report=False)
     if FailureClass.CONFLICT in classes:
-        return _conflict(voting, pipeline)
+        return _not_merged(voting, pipeline, FailureClass.CONFLICT, pipeline.merge_conflict)
+    if FailureClass.DEPENDENCY in classes:
+        return _not_merged(voting, pipeline, FailureClass.DEPENDENCY, pipeline.dependency_trouble)
     guilty = [b for b in voting if b.judgement.vote < 0]
     undecided = [b for b in voting if b.judgement.vote == 0]
     if guilty:
@@ -309,8 +321,10 @@ def verdict(builds: Sequence[BuildWord], pipeline: Pipeline) -> Verdict:
     else:
         value, culprits = pipeline.success, []
     may_vote = any(b.voting for b in builds)
+    vote = _allowed(value if may_vote else 0, pipeline)
     return Verdict(
-        vote=_allowed(value if may_vote else 0, pipeline),
+        vote=vote,
+        held=_held(vote, pipeline),
         succeeded=all(b.judgement.result is Result.SUCCESS for b in voting),
         reason="; ".join(f"{b.job}: {b.judgement.reason}" for b in culprits)
         or "every job succeeded",
@@ -318,14 +332,15 @@ def verdict(builds: Sequence[BuildWord], pipeline: Pipeline) -> Verdict:
     )
 
 
-def _conflict(voting: Sequence[BuildWord], pipeline: Pipeline) -> Verdict:
-    policy = pipeline.merge_conflict
-    reason = next(
-        b.judgement.reason for b in voting if b.judgement.failure_class is FailureClass.CONFLICT
-    )
-    value = pipeline.failure if policy is ConflictPolicy.VOTE else 0
+def _not_merged(
+    voting: Sequence[BuildWord], pipeline: Pipeline, why: FailureClass, policy: ConflictPolicy
+) -> Verdict:
+    """There was nothing to test; the pipeline says whether that is told."""
+    reason = next(b.judgement.reason for b in voting if b.judgement.failure_class is why)
+    vote = _allowed(pipeline.failure if policy is ConflictPolicy.VOTE else 0, pipeline)
     return Verdict(
-        vote=_allowed(value, pipeline),
+        vote=vote,
+        held=_held(vote, pipeline),
         succeeded=False,
         reason=reason,
         report=policy is not ConflictPolicy.SILENT and pipeline.policy is not VotePolicy.SILENT,
@@ -337,7 +352,11 @@ def _allowed(value: int, pipeline: Pipeline) -> Vote | None:
     votes = {
         VotePolicy.SILENT: False,
         VotePolicy.COMMENT: False,
-        VotePolicy.PLUS_ONE_ONLY: value > 0,
+        VotePolicy.PLUS_ONE_ONLY: value != 0,
         VotePolicy.VOTE: value != 0,
-    }[pipeline.policy]
+    }.get(pipeline.policy, False)
     return Vote(label=pipeline.label, value=value) if votes else None
+
+
+def _held(vote: Vote | None, pipeline: Pipeline) -> bool:
+    return pipeline.policy is VotePolicy.PLUS_ONE_ONLY and vote is not None and vote.value < 0

@@ -5,95 +5,51 @@ Zuul's shape and kebab-case keys. Unknown keys are refused; durations are in sec
 files become these models, and how an error finds its line, is `ci/settings.py`.
 """
 
-import re
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    field_validator,
-    model_validator,
+from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from ci.layout_rules import (
+    ApprovalRule,
+    ConflictPolicy,
+    Filters,
+    Model,
+    Name,
+    Origin,
+    ProjectName,
+    RecheckLimit,
+    Regex,
+    StalePolicy,
+    SuiteKind,
+    TriggerKind,
+    Trust,
+    VotePolicy,
 )
+from ci.model.notice import NoticeKind
 
-from ci.model.change import valid_project
-
-
-class Model(BaseModel):
-    """Common rules: frozen, kebab-case keys, no unknown ones."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        populate_by_name=True,
-    )
-
-
-def _regex(text: str) -> str:
-    """A regular expression that compiles, or a clear complaint."""
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return text
-
-
-def _word(text: str) -> str:
-    """A name without blanks or slashes: it stands in comments, paths and URLs."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", text):
-        raise ValueError("use letters, digits, dot, dash and underscore, at most 81")
-    return text
-
-
-def _project(text: str) -> str:
-    if not valid_project(text):
-        raise ValueError("not a Gerrit project name")
-    return text
-
-
-Regex = Annotated[str, AfterValidator(_regex)]
-Name = Annotated[str, AfterValidator(_word)]
-
-
-class TriggerKind(StrEnum):
-    """What can start a pipeline."""
-
-    PATCHSET_CREATED = "patchset-created"
-    RECHECK = "recheck"
-
-
-class VotePolicy(StrEnum):
-    """The ladder that a new CI climbs, per pipeline.
-
-    `silent` posts nothing, `comment` posts without a label, `plus-one-only` never posts a
-    negative vote, `vote` posts both.
-    """
-
-    SILENT = "silent"
-    COMMENT = "comment"
-    PLUS_ONE_ONLY = "plus-one-only"
-    VOTE = "vote"
-
-
-class ConflictPolicy(StrEnum):
-    """What to do when a patch set does not merge."""
-
-    SILENT = "silent"
-    COMMENT = "comment"
-    VOTE = "vote"
-
-
-class SuiteKind(StrEnum):
-    """What kind of thing a job runs, and so where its results come from."""
-
-    SHELL = "shell"
-    DRIVER = "driver"
-    TESTINFRA = "testinfra"
+__all__ = [
+    "ApprovalRule",
+    "ConflictPolicy",
+    "Connection",
+    "Filters",
+    "Job",
+    "Layout",
+    "Model",
+    "Pipeline",
+    "Project",
+    "ProjectPipeline",
+    "ProviderConfig",
+    "RecheckLimit",
+    "ReporterConfig",
+    "SecretRef",
+    "Service",
+    "StalePolicy",
+    "SuiteKind",
+    "TriggerKind",
+    "Trust",
+    "VotePolicy",
+]
 
 
 class SecretRef(Model):
@@ -127,6 +83,12 @@ class Connection(Model):
     keepalive_s: PositiveInt = 30
     catch_up_overlap_s: PositiveInt = 120
     catch_up_every_s: PositiveInt = 300
+    silence_s: PositiveInt = Field(
+        default=60, description="After so long without an event we ask whether there were any"
+    )
+    catch_up_builds: PositiveInt = Field(
+        default=8, description="Buildsets of missed events that may be open at once"
+    )
 
     @field_validator("url")
     @classmethod
@@ -138,7 +100,8 @@ class Pipeline(Model):
     """When to run, and how the outcome is told."""
 
     name: str = Field(
-        pattern=r"^\w{1,40}$", description="Letters, digits and underscore: parsers rely on it"
+        pattern=r"^[A-Za-z0-9_]{1,40}$",
+        description="Letters, digits and underscore: parsers rely on it",
     )
     connection: Name
     trigger: tuple[TriggerKind, ...] = (TriggerKind.PATCHSET_CREATED, TriggerKind.RECHECK)
@@ -150,6 +113,21 @@ class Pipeline(Model):
     known_failure_vote: int = Field(default=1, ge=0, le=1)
     skip_kinds: tuple[str, ...] = ("NO_CODE_CHANGE",)
     skip_wip: bool = True
+    require: Filters = Field(
+        default=Filters(), description="Starts only for changes that match; every approval stands"
+    )
+    reject: Filters = Field(
+        default=Filters(), description="Never starts for changes that match one of these keys"
+    )
+    trust: Trust = Field(default=Trust(), description="For jobs with requires-trust")
+    recheck_limit: RecheckLimit = RecheckLimit()
+    stale: StalePolicy = StalePolicy.DROP
+    dependency_trouble: ConflictPolicy = Field(
+        default=ConflictPolicy.COMMENT, description="When a Depends-On cannot be followed"
+    )
+    comment_template: Path | None = Field(
+        default=None, description="Jinja2 file for the comment; ours by default"
+    )
 
 
 class Job(Model):
@@ -160,6 +138,9 @@ class Job(Model):
     run: str = Field(min_length=1, description="Shell command, run on the node in the checkout")
     node_label: Name
     trusted: bool = Field(default=False, description="May run on a `local` node, without isolation")
+    requires_trust: bool = Field(
+        default=False, description="Waits until the pipeline's trust rule is met"
+    )
     voting: bool = True
     setup_timeout_s: PositiveInt = 300
     timeout_s: PositiveInt = 3600
@@ -185,18 +166,23 @@ class Job(Model):
 
 
 class ProjectPipeline(Model):
-    """The jobs that one pipeline runs for a project."""
+    """The jobs that one pipeline runs for a project, and what differs there from the pipeline."""
 
     jobs: tuple[Name, ...] = Field(min_length=1)
+    policy: VotePolicy | None = None
+    label: Name | None = None
+    success: int | None = Field(default=None, ge=0, le=2)
+    failure: int | None = Field(default=None, le=0, ge=-2)
 
 
 class Project(Model):
     """A Gerrit project and what each pipeline runs for it; other keys are pipeline names."""
 
-    name: Annotated[str, AfterValidator(_project)]
+    name: ProjectName
     branches: tuple[Regex, ...] = Field(
         default=(), description="Only these branches; all by default"
     )
+    sandbox: bool = Field(default=False, description="Where the policy `sandbox` may vote")
     pipelines: dict[str, ProjectPipeline] = Field(min_length=1)
 
     @model_validator(mode="before")
@@ -204,7 +190,7 @@ class Project(Model):
     def _pipelines_by_name(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or "pipelines" in raw:
             return raw
-        known = {"name", "branches"}
+        known = {"name", "branches", "sandbox"}
         return {
             **{key: value for key, value in raw.items() if key in known},
             "pipelines": {key: value for key, value in raw.items() if key not in known},
@@ -231,6 +217,26 @@ class ProviderConfig(Model):
         return {"name": self.name, "label": self.label, **(self.model_extra or {})}
 
 
+class ReporterConfig(Model):
+    """Whom to tell besides the review server; further keys belong to its driver."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+    )
+
+    name: Name
+    driver: Name
+    notices: tuple[NoticeKind, ...] = Field(min_length=1, description="What it is told of")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything the driver's own model has to check, the name included."""
+        return {"name": self.name, **(self.model_extra or {})}
+
+
 class Service(Model):
     """This installation: where it keeps its state and where people find it."""
 
@@ -241,11 +247,23 @@ class Service(Model):
     worker_slots: int = Field(default=4, ge=1, le=64)
     log_limit_mib: PositiveInt = 1024
     free_disk_mib: PositiveInt = 256
+    operator_token: SecretRef | None = Field(
+        default=None, description="Lets operators act on the pages; without it pages only show"
+    )
+    checks_origins: tuple[Origin, ...] = Field(
+        default=(), description="Review servers whose pages may read our Checks endpoint"
+    )
+    undelivered_after_s: PositiveInt = Field(
+        default=900, description="When a review that cannot be given becomes a notice"
+    )
 
     @field_validator("url")
     @classmethod
     def _slash(cls, url: str) -> str:
         return url if url.endswith("/") else url + "/"
+
+
+PROJECT_OVERRIDES = ("policy", "label", "success", "failure")
 
 
 class Layout(Model):
@@ -257,6 +275,7 @@ class Layout(Model):
     jobs: tuple[Job, ...] = Field(min_length=1)
     projects: tuple[Project, ...] = Field(min_length=1)
     providers: tuple[ProviderConfig, ...] = Field(min_length=1)
+    reporters: tuple[ReporterConfig, ...] = ()
 
     def connection(self, name: str) -> Connection:
         """The connection of that name; the cross-check made sure that it exists."""
@@ -265,6 +284,23 @@ class Layout(Model):
     def pipeline(self, name: str) -> Pipeline:
         """The pipeline of that name."""
         return next(item for item in self.pipelines if item.name == name)
+
+    def effective(self, pipeline: str, project: str) -> Pipeline:
+        """A pipeline as it applies to a project: its own keys, then the project's.
+
+        The policy `sandbox` comes out as what it means there: `vote` or `silent`.
+        """
+        found = self.pipeline(pipeline)
+        owner = self.project(project)
+        wanted = owner.pipelines.get(pipeline) if owner else None
+        changes: dict[str, Any] = {}
+        if wanted is not None:
+            given = {name: getattr(wanted, name) for name in PROJECT_OVERRIDES}
+            changes = {name: value for name, value in given.items() if value is not None}
+        if changes.get("policy", found.policy) is VotePolicy.SANDBOX:
+            proving = owner is not None and owner.sandbox
+            changes["policy"] = VotePolicy.VOTE if proving else VotePolicy.SILENT
+        return found.model_copy(update=changes)
 
     def job(self, name: str) -> Job:
         """The job of that name."""

@@ -4,24 +4,29 @@
 In: lines of `stream-events`, and rows of the catch-up query after every connect. Out: one
 stored Event per fact, with the watermark moved in the same transaction. The stream has no
 replay, so the watermark stands still until the catch-up of a new connection is done: a crash
-in between reads the gap again.
+in between reads the gap again. Dates are the server's own throughout; our clock only measures
+how long it was silent.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from ci.backoff import Backoff
 from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
+from ci.gerrit.history import Reading
 from ci.gerrit.parse import Ignored, MalformedEvent, parse_line
 from ci.log import get
-from ci.model.event import Event, EventKind
-from ci.store import events
+from ci.model.event import BranchMoved, Event, EventKind
+from ci.store import approvals, branches, events
 from ci.store.database import Database
 
 SETTLED_S = 10.0
+SILENCE_S = 60.0
+CHUNK = 200
+"""Caught-up events stored in one transaction."""
 
 
 class Stream(Protocol):
@@ -47,12 +52,17 @@ class History(Protocol):
         """The server's own clock, aware, UTC."""
         ...
 
-    def missed(self, since: datetime) -> Iterator[Event]:
-        """What happened to watched projects since then and a little before, oldest first."""
+    def reconnected(self) -> None:
+        """The stream was opened anew."""
+        ...
+
+    def read(self, since: datetime) -> Reading:
+        """What happened to watched projects since then and a little before."""
         ...
 
 
-StreamFactory = Callable[[Callable[[bytes], None], Callable[[], None]], Stream]
+Owed = Mapping[str, Mapping[EventKind, Collection[str]]]
+StreamFactory = Callable[[Callable[[Sequence[bytes]], None], Callable[[], None]], Stream]
 
 
 class Listener:
@@ -62,10 +72,12 @@ class Listener:
         name: The connection.
         database: Where events go.
         clock: Where time comes from.
-        open_stream: Makes a Stream out of (on_line, on_connected).
+        open_stream: Makes a Stream out of (on_lines, on_connected).
         history: Asked after every connect, and by a chore.
         own_username: Our account there: its comments are not events to us.
         on_stored: Called when a new event was stored.
+        owed: By project that is watched here, which pipelines report after which kind of event.
+        silence_s: After so long without a line `check_silence` asks the server.
     """
 
     def __init__(
@@ -78,6 +90,8 @@ class Listener:
         *,
         own_username: str,
         on_stored: Callable[[], None],
+        owed: Owed | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.name = name
         self._database = database
@@ -86,6 +100,10 @@ class Listener:
         self._history = history
         self._own_username = own_username
         self._on_stored = on_stored
+        self._owed = owed or {}
+        self._silence_s = silence_s
+        self._heard_at_s = clock.monotonic_s()
+        self._begun = False  # there is a watermark; none is ever taken away
         self._stop = threading.Event()
         self._caught_up = threading.Event()
         self._gap = 0  # counts connects: a catch-up closes only gaps older than itself
@@ -122,7 +140,7 @@ class Listener:
     def _listen(self) -> str:
         """One connection's life; returns why it ended."""
         self._state("connecting", "")
-        self._stream = self._open_stream(self.take_line, self._connected)
+        self._stream = self._open_stream(self.take_lines, self._connected)
         if self._stop.is_set():
             return "stopped"
         try:
@@ -137,7 +155,8 @@ class Listener:
         Called again when the server says that it dropped events.
         """
         self._open_gap()
-        self._connected_at_s = self._clock.monotonic_s()
+        self._history.reconnected()
+        self._connected_at_s = self._heard_at_s = self._clock.monotonic_s()
         self._state("connected", "")
         threading.Thread(
             target=self._catch_up_until_done, name=f"catch-up-{self.name}", daemon=True
@@ -155,33 +174,56 @@ class Listener:
                 self._caught_up.set()
 
     def take_line(self, line: bytes) -> None:
-        """Store one line of the stream; the reader waits while the disk is full."""
-        try:
-            event = parse_line(line, self.name)
-        except MalformedEvent as error:
-            self._log.warning("line skipped", action="malformed", reason=str(error))
-            self._patiently(lambda: events.count_line(self._database, self.name, malformed=True))
-            return
-        if isinstance(event, Event) and self._is_echo(event):
-            return
-        if isinstance(event, Ignored):
-            self._patiently(lambda: events.count_line(self._database, self.name, malformed=False))
-            return
-        self._patiently(lambda: self._store(event))
+        """Store one line of the stream; see `take_lines`."""
+        self.take_lines([line])
+
+    def take_lines(self, lines: Sequence[bytes]) -> None:
+        """Store lines of the stream, all in one go; the reader waits while the disk is full."""
+        self._heard_at_s = self._clock.monotonic_s()
+        told: list[Event | BranchMoved] = []
+        malformed = unknown = 0
+        for line in lines:
+            try:
+                one = parse_line(line, self.name)
+            except MalformedEvent as error:
+                self._log.warning("line skipped", action="malformed", reason=str(error))
+                malformed += 1
+                continue
+            if isinstance(one, Ignored):
+                unknown += not one.expected
+            elif self._is_wanted(one):
+                told.append(one)
+        if told:
+            self._patiently(lambda: self._store(told))
+        if malformed or unknown:
+            self._patiently(
+                lambda: events.count_lines(
+                    self._database, self.name, malformed=malformed, unknown=unknown
+                )
+            )
+
+    def _is_wanted(self, told: Event | BranchMoved) -> bool:
+        """Not our own comments coming back, and no branches of projects nobody watches."""
+        if isinstance(told, BranchMoved):
+            return told.project in self._owed
+        return not self._is_echo(told)
 
     def _is_echo(self, event: Event) -> bool:
         """Whether it is our own comment coming back: every review of ours does."""
         return event.kind is EventKind.COMMENT_ADDED and event.author.username == self._own_username
 
-    def _store(self, event: Event) -> None:
-        if events.watermark(self._database, self.name) is None:
-            # The first event ever is where history begins, should we die before the catch-up.
-            events.advance_watermark(self._database, self.name, event.occurred_at)
-        new = events.store(
+    def _store(self, told: Sequence[Event | BranchMoved]) -> None:
+        if not self._begun:
+            if events.watermark(self._database, self.name) is None:
+                # The first event ever is where history begins, should we die before the catch-up.
+                events.advance_watermark(self._database, self.name, told[0].occurred_at)
+            self._begun = True
+        new = events.store_all(
             self._database,
-            event,
+            told,
             received_at=self._clock.now(),
             move_watermark=self._caught_up.is_set(),
+            own_username=self._own_username,
         )
         if new:
             self._on_stored()
@@ -227,25 +269,86 @@ class Listener:
         """
         with self._catching_up:
             gap = self._gap
-            until = self._history.server_time()
             since = events.watermark(self._database, self.name)
-            found = 0
-            if since is not None:
-                for event in self._history.missed(since):
-                    if self._is_echo(event):
-                        continue
-                    found += events.store(
-                        self._database,
-                        event,
-                        received_at=self._clock.now(),
-                        move_watermark=False,
-                    )
+            if since is None:
+                reading = Reading(until=self._history.server_time())
+            else:
+                reading = self._history.read(since)
+            found, until = self._take_reading(reading), reading.until
+            if until is None:
+                raise ReviewServerError(
+                    f"REST does not answer; by SSH {found} new events were found, and whatever"
+                    " SSH does not tell waits for REST",
+                    retryable=True,
+                )
             events.advance_watermark(self._database, self.name, until)
             self._close_gap(gap)
-        if found:
-            self._on_stored()
         self._log.info("caught up", action="catch-up", found=found)
         return found
+
+    def check_silence(self) -> None:
+        """Catch up if the stream has told nothing for so long; a chore.
+
+        A quiet night and a subscription that died unnoticed look alike. Whatever the listening
+        thread does or does not do meanwhile, this needs nothing of it.
+
+        Raises:
+            ReviewServerError: The server did not answer; nothing is lost by trying again.
+            StorageError: The disk did not take it; likewise.
+        """
+        quiet_s = self._clock.monotonic_s() - self._heard_at_s
+        if quiet_s < self._silence_s or self._catching_up.locked():
+            return
+        self._heard_at_s = self._clock.monotonic_s()
+        self.catch_up()
+
+    def _take_reading(self, reading: Reading) -> int:
+        """Store what a reading tells; returns how many events were new."""
+        answered = dict(self._answered(reading))
+        wanted = [one for one in reading.events if not self._is_echo(one)]
+        found = 0
+        for first in range(0, len(wanted), CHUNK):
+            found += events.store_all(
+                self._database,
+                wanted[first : first + CHUNK],
+                received_at=self._clock.now(),
+                move_watermark=False,
+                own_username=self._own_username,
+                answered=answered,
+            )
+        if found:
+            self._on_stored()
+        self._settle(reading)
+        return found
+
+    def _answered(self, reading: Reading) -> Iterable[tuple[str, str]]:
+        """Events that every pipeline reported on already, with that as their decision.
+
+        Our rows may be those of a backup, and the reports younger than it. Where a pipeline
+        is still owing all are run again, and those that reported find their own words there.
+        """
+        for event in reading.events:
+            by = reading.answered.get(event.key, frozenset())
+            owed = set(self._owed.get(event.change.project, {}).get(event.kind, ()))
+            if owed and owed <= by:
+                yield event.key, f"reported already by {', '.join(sorted(owed))}."
+
+    def _settle(self, reading: Reading) -> None:
+        for first in range(0, len(reading.standing), CHUNK):
+            with self._database.write() as tx:
+                for one in reading.standing[first : first + CHUNK]:
+                    approvals.settle(
+                        tx,
+                        self.name,
+                        one.change_number,
+                        one.patchset,
+                        standing=one.approvals,
+                        as_of=one.as_of,
+                        own_username=self._own_username,
+                    )
+        if reading.branches:
+            with self._database.write() as tx:
+                branches.record(tx, [one for one in reading.branches if self._is_wanted(one)])
 
     def _state(self, state: str, message: str) -> None:
         try:

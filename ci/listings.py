@@ -17,8 +17,9 @@ from rich.table import Table
 from ci import settings
 from ci.errors import ConfigError
 from ci.layout import Layout
-from ci.store import schema
+from ci.store import notices, schema
 from ci.store.database import Database
+from ci.store.outbox import OPEN
 from ci.store.reads import all_nodes, build_detail, builds_page
 from ci.store.reads.records import AttemptDetail, BuildDetail, BuildFilter
 
@@ -181,27 +182,55 @@ def show_nodes(config: Path, *, as_json: bool) -> None:
 
 
 def show_outbox(config: Path, *, as_json: bool, everything: bool) -> None:
-    """Print reviews that are owed."""
+    """Print reviews that are owed or held back; with `everything`, the settled ones as well."""
     table = schema.outbox
     query = sa.select(table).order_by(table.c.id.desc()).limit(200)
     if not everything:
-        query = query.where(table.c.state == "pending")
+        query = query.where(table.c.state.in_(OPEN))
     with open_database(config).read() as tx:
         rows = [dict(row) for row in tx.execute(query).mappings()]
     if as_json:
         _json(rows)
         return
     _table(
-        ("change", "vote", "state", "tries", "next try", "why"),
+        ("id", "server", "change", "vote", "state", "by", "tries", "next try", "why"),
         (
             (
+                r["id"],
+                r["connection"],
                 f"{r['change_number']},{r['patchset']}",
                 f"{r['label']} {r['value']:+d}" if r["label"] else "comment",
                 r["state"],
+                r["transport"],
                 r["tries"],
                 _when(r["next_at"]) if r["state"] == "pending" else "",
                 r["error"],
             )
             for r in rows
+        ),
+    )
+
+
+def show_notices(config: Path, *, as_json: bool, everything: bool) -> None:
+    """Print notices by reporter, with what stands in the way of each."""
+    reporters = {r.name: r.notices for r in _layout(config).reporters}
+    with open_database(config).read() as tx:
+        lines = notices.listing(tx, reporters, everything=everything)
+    if as_json:
+        _json(lines)
+        return
+    _table(
+        ("reporter", "notice", "state", "tries", "next try", "why", "about"),
+        (
+            (
+                line.reporter,
+                line.kind,
+                line.state if line.configured else f"{line.state}, no such reporter any more",
+                line.tries,
+                _when(line.next_at),
+                line.error,
+                line.subject,
+            )
+            for line in lines
         ),
     )

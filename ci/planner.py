@@ -9,9 +9,9 @@ transaction per event, so that a crash repeats the whole event or nothing of it.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from http import HTTPStatus
-from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -20,35 +20,42 @@ from ci.bell import Bell
 from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
 from ci.gerrit.rest import RestError
+from ci.inquiry import Answer, Inquiry, Server
 from ci.layout import Layout
 from ci.log import get
 from ci.model.event import Event, EventKind
-from ci.store import builds, events
+from ci.recheck import printable
+from ci.store import backlog, builds, changes, events, history
 from ci.store.builds import NewBuildset
+from ci.store.changes import Standing
 from ci.store.database import Database
-from ci.triggers import Decision, explain, match, needs_files
+from ci.triggers import Decision, explain
 
-FILE_TRIES = 20
+__all__ = ["Planner", "Server"]
+
+ASK_TRIES = 20
+DELETED = "DELETED"
+REQUEST = "request"
 ENDS = {
     EventKind.CHANGE_ABANDONED: "the change was abandoned",
     EventKind.CHANGE_MERGED: "the change was merged",
+    EventKind.CHANGE_DELETED: "the change was deleted",
 }
 
 
-class Server(Protocol):
-    """What the planner asks a review server."""
+@dataclass(kw_only=True)
+class _Applied:
+    """What one event came to, inside its transaction.
 
-    def changed_files(self, project: str, number: int, revision: str) -> tuple[str, ...]:
-        """Paths that a patch set changes.
+    Attributes:
+        said: Sentences for the event's row.
+        stopped: List of (reason, ids of running builds that must stop).
+        started: How many buildsets were queued.
+    """
 
-        Raises:
-            ReviewServerError: The server did not say.
-        """
-        ...
-
-    def own_names(self) -> frozenset[str]:
-        """Username and full name of our account there."""
-        ...
+    said: list[str] = field(default_factory=list)
+    stopped: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    started: int = 0
 
 
 class Planner:
@@ -78,12 +85,13 @@ class Planner:
         self._database = database
         self._clock = clock
         self._layout = layout
-        self._servers = servers
+        self._inquiry = Inquiry(database, layout, servers)
         self._bell = bell
         self._on_queued = on_queued
         self._on_cancel = on_cancel
         self._away: dict[str, tuple[float, Backoff]] = {}
         self._tries: dict[int, int] = {}
+        self._missed: dict[str, int] = {}  # by connection, open buildsets of missed events
         self._stop = threading.Event()
         self._log = get("build")
 
@@ -108,26 +116,43 @@ class Planner:
         """Plan what is stored and can be planned now; returns how many events were."""
         now = self._clock.monotonic_s()
         away = [name for name, (until, _) in self._away.items() if until > now]
+        if self._missed:
+            self._missed = backlog.open_missed(self._database)
         planned = 0
-        for event_id, event in events.unprocessed(self._database, skip_connections=away):
+        for event_id, event in backlog.to_plan(self._database, skip=away, paced=self._paced()):
             if self._stop.is_set():
                 break
-            if event.connection not in away:
-                if self._try(event_id, event):
-                    planned += 1
-                else:
-                    away.append(event.connection)
+            if event.connection in away or self._must_wait(event):
+                continue
+            if self._try(event_id, event):
+                planned += 1
+            else:
+                away.append(event.connection)
         return planned
+
+    def _paced(self) -> list[str]:
+        """Connections whose missed events have as many builds open as they may."""
+        most = {one.name: one.catch_up_builds for one in self._layout().connections}
+        return [name for name, count in self._missed.items() if count >= most.get(name, count + 1)]
+
+    def _must_wait(self, event: Event) -> bool:
+        """Whether a missed event has to wait for builds of other missed ones to end."""
+        if event.source != backlog.MISSED or event.kind in backlog.ENDS:
+            return False
+        if not self._missed:
+            self._missed = {event.connection: 0, **backlog.open_missed(self._database)}
+        return event.connection in self._paced()
 
     def _try(self, event_id: int, event: Event) -> bool:
         """Plan one event; False when its server cannot be asked now, so it stays stored.
 
-        A change that is gone is given up. One whose files the server never lists while it
-        answers is planned without the list in the end: running too much is the safe side,
-        and the events behind it must not wait for ever.
+        A change that is gone is given up. One of which the server never tells while it
+        answers is planned without: what has unknown files runs, what has unknown votes does
+        not, and the events behind it need not wait for ever.
         """
         try:
-            decisions = self._decide(event, with_files=self._tries.get(event_id, 0) < FILE_TRIES)
+            ask = self._tries.get(event_id, 0) < ASK_TRIES
+            answer = self._inquiry.decide(event, ask=ask)
         except ReviewServerError as error:
             if not isinstance(error, RestError) or error.status == HTTPStatus.UNAUTHORIZED:
                 self._postpone(event.connection, error)
@@ -136,10 +161,11 @@ class Planner:
                 self._tries[event_id] = self._tries.get(event_id, 0) + 1
                 self._postpone(event.connection, error)
                 return False
-            decisions = (Decision(pipeline="", starts=False, reason=error.message),)
+            gone = Decision(pipeline="", starts=False, reason=error.message)
+            answer = Answer(decisions=(gone,), change=event.change, patchset=event.patchset)
         self._tries.pop(event_id, None)
         self._away.pop(event.connection, None)
-        self._plan(event_id, event, decisions)
+        self._plan(event_id, event, answer)
         return True
 
     def _postpone(self, connection: str, error: HypervouchError) -> None:
@@ -147,104 +173,96 @@ class Planner:
         self._away[connection] = (self._clock.monotonic_s() + backoff.next_s(), backoff)
         self._log.warning("planning waits for the server", connection=connection, reason=str(error))
 
-    def _decide(self, event: Event, *, with_files: bool) -> tuple[Decision, ...]:
-        layout = self._layout()
-        if event.connection not in self._servers:
-            reason = f"connection {event.connection} is no longer in the configuration"
-            return (Decision(pipeline="", starts=False, reason=reason),)
-        if event.kind is EventKind.CHANGE_RESTORED:
-            event = replace(event, kind=EventKind.PATCHSET_CREATED)
-        if event.patchset and not self._earlier_verdict(event):
-            event = replace(event, patchset=replace(event.patchset, kind="REWORK"))
-        server = self._servers[event.connection]
-        own = server.own_names() if event.kind is EventKind.COMMENT_ADDED else frozenset()
-        files = None
-        if with_files and event.patchset and needs_files(event, layout):
-            files = server.changed_files(
-                event.change.project, event.change.number, event.patchset.revision
-            )
-        return match(event, layout, files, own)
-
-    def _earlier_verdict(self, event: Event) -> bool:
-        """Whether an older patch set was judged: only then may one of its kind be skipped.
-
-        A patch set without code changes is skipped because Gerrit copies the vote to it;
-        while there is no vote to copy, it has to be run.
-        """
-        if event.patchset is None or event.patchset.kind == "REWORK":
-            return True
-        with self._database.read() as tx:
-            return builds.was_judged(
-                tx,
-                connection=event.connection,
-                change_number=event.change.number,
-                below_patchset=event.patchset.number,
-            )
-
-    def _plan(self, event_id: int, event: Event, decisions: Sequence[Decision]) -> None:
+    def _plan(self, event_id: int, event: Event, answer: Answer) -> None:
+        event = replace(event, change=answer.change, patchset=answer.patchset)
         at = self._clock.now()
         with self._database.write() as tx:
-            said, stopped = self._apply(tx, event_id, event, decisions)
-            events.mark_processed(tx, event_id, decision="\n".join(said), at=at)
+            applied = self._apply(tx, event_id, event, answer.decisions)
+            events.mark_processed(tx, event_id, decision="\n".join(applied.said), at=at)
+        if event.source == backlog.MISSED and applied.started:
+            self._missed[event.connection] = self._missed.get(event.connection, 0) + applied.started
         self._log.info(
             "event planned",
             action="plan",
             change=event.change.number,
             patchset=event.patchset.number if event.patchset else None,
             kind=event.kind.value,
-            decision=" | ".join(said),
+            decision=" | ".join(applied.said),
         )
-        for reason, ids in stopped:
+        for reason, ids in applied.stopped:
             self._on_cancel(ids, reason)
         self._on_queued()
 
     def _apply(
         self, tx: sa.Connection, event_id: int, event: Event, decisions: Sequence[Decision]
-    ) -> tuple[list[str], list[tuple[str, tuple[str, ...]]]]:
-        """Write what an event means; returns the sentences, and (reason, running builds)."""
-        at = self._clock.now()
-        number = event.patchset.number if event.patchset else 0
+    ) -> _Applied:
+        """Write what an event means."""
         if not any(d.starts for d in decisions) and self._unwatched(event):
-            return explain(decisions), []
-        newest = builds.upsert_change(tx, event.connection, event.change, number, at=at)
+            return _Applied(said=explain(decisions))
+        change = event.change
+        if event.kind is EventKind.CHANGE_DELETED:
+            change = replace(change, status=DELETED)
+        standing = changes.note(
+            tx,
+            event.connection,
+            change,
+            event.patchset.number if event.patchset else 0,
+            seen_at=_server_date(event),
+            at=self._clock.now(),
+        )
         if event.kind in ENDS:
-            reason = ENDS[event.kind]
-            ids = builds.cancel_builds(
-                tx,
-                connection=event.connection,
-                change_number=event.change.number,
-                reason=reason,
-                at=at,
-            )
-            return [reason], [(reason, ids)]
-        reason = f"patch set {newest} replaced this one"
+            return self._end(tx, event, standing)
+        reason = f"patch set {standing.newest} replaced this one"
+        ids = builds.cancel_builds(
+            tx,
+            connection=event.connection,
+            change_number=change.number,
+            reason=reason,
+            at=self._clock.now(),
+            below_patchset=standing.newest,
+        )
+        applied = _Applied(stopped=[(reason, ids)])
+        for decision in decisions:
+            made, sentence = self._start(tx, event_id, event, decision, standing)
+            applied.started += made
+            applied.said.append(sentence)
+        return applied
+
+    def _unwatched(self, event: Event) -> bool:
+        return self._layout().project(event.change.project) is None
+
+    def _end(self, tx: sa.Connection, event: Event, standing: Standing) -> _Applied:
+        """Cancel the builds of a change that ended, unless it was taken up again since."""
+        reason = ENDS[event.kind]
+        restored = standing.overtaken and standing.status not in changes.CLOSED
+        if event.kind is EventKind.CHANGE_ABANDONED and restored:
+            return _Applied(said=[f"{reason}, and taken up again since"])
         ids = builds.cancel_builds(
             tx,
             connection=event.connection,
             change_number=event.change.number,
             reason=reason,
-            at=at,
-            below_patchset=newest,
+            at=self._clock.now(),
         )
-        said = [self._start(tx, event_id, event, d, newest) for d in decisions]
-        return said, [(reason, ids)]
-
-    def _unwatched(self, event: Event) -> bool:
-        return self._layout().project(event.change.project) is None
+        return _Applied(said=[reason], stopped=[(reason, ids)])
 
     def _start(
-        self, tx: sa.Connection, event_id: int, event: Event, decision: Decision, newest: int
-    ) -> str:
-        """Queue the buildset of one decision; returns the sentence for the event's row."""
+        self,
+        tx: sa.Connection,
+        event_id: int,
+        event: Event,
+        decision: Decision,
+        standing: Standing,
+    ) -> tuple[bool, str]:
+        """Queue the buildset of one decision; returns whether, and the sentence for the row."""
         patchset = event.patchset
         if not decision.starts or patchset is None:
-            return explain([decision])[0]
-        if patchset.number < newest:
-            return (
-                f"{decision.pipeline} does not start: patch set {patchset.number} is no longer "
-                f"current, {newest} is."
-            )
-        layout = self._layout()
+            return False, explain([decision])[0]
+        refusal = self._hindrance(tx, event, decision, standing)
+        if refusal:
+            return False, f"{decision.pipeline} does not start: {refusal}."
+        layout, recheck = self._layout(), decision.recheck
+        only_first = decision.only_first or event.kind is EventKind.PATCHSET_CREATED
         made = builds.add_buildset(
             tx,
             NewBuildset(
@@ -255,9 +273,53 @@ class Planner:
                 jobs=[layout.job(name) for name in decision.jobs],
                 event_id=event_id,
                 reason=decision.reason,
+                requested_by=_requester(event) if recheck else "",
+                request=recheck.reason if recheck else "",
+                made_up=event.source == backlog.MISSED,
+                occurred_at=_server_date(event),
             ),
             at=self._clock.now(),
+            only_first=only_first,
         )
         if made is None:
-            return f"{decision.pipeline} does not start: a run of this patch set is under way."
-        return explain([decision])[0]
+            why = "ran before" if only_first else "is under way, or began after this was said"
+            return False, f"{decision.pipeline} does not start: a run of this patch set {why}."
+        return True, explain([decision])[0]
+
+    def _hindrance(
+        self, tx: sa.Connection, event: Event, decision: Decision, standing: Standing
+    ) -> str:
+        """What stored rows say against a start; empty when nothing."""
+        number = event.patchset.number if event.patchset else 0
+        if number < standing.newest:
+            return f"patch set {number} is no longer current, {standing.newest} is"
+        if standing.closed_since:
+            return f"change {event.change.number} was closed since ({standing.status})"
+        if decision.recheck is None or event.source == REQUEST:
+            return ""
+        limit = self._layout().pipeline(decision.pipeline).recheck_limit
+        allowed_at = history.next_recheck_at(
+            tx,
+            connection=event.connection,
+            pipeline=decision.pipeline,
+            requested_by=_requester(event),
+            count=limit.count,
+            per_s=limit.per_s,
+            at=self._clock.now(),
+        )
+        if allowed_at is None:
+            return ""
+        return (
+            f"{_requester(event)} had {limit.count} rechecks within {limit.per_s} s; the next is "
+            f"allowed at {allowed_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+
+
+def _server_date(event: Event) -> datetime | None:
+    """The event's date, unless our own clock gave it: the two are never compared."""
+    return None if event.source == REQUEST else event.occurred_at
+
+
+def _requester(event: Event) -> str:
+    author = event.author
+    return printable(author.username or author.email or author.name or "somebody")[:255]

@@ -78,7 +78,9 @@ def _request(
     start = text.lstrip()[:_LOOK_CHARACTERS]
     if found := _RECHECK.match(start):
         rest = found["rest"]
-    elif (found := _RUN.match(start)) and (alias := _leading_name(found["rest"], aliases)):
+    elif (found := _RUN.match(start)) and (
+        alias := _leading_name(found["rest"], _longest_first(aliases))
+    ):
         rest = found["rest"][len(alias) :]
     else:
         return None
@@ -91,7 +93,7 @@ def _split(
 ) -> tuple[tuple[str, ...], str]:
     """The names at the beginning of `rest`, and what follows them."""
     words: list[str] = []
-    known = {*aliases, *targets}
+    known = _longest_first({*aliases, *targets})
     rest = rest.strip(_BETWEEN)
     while name := _leading_name(rest, known):
         if name in targets and name not in words:
@@ -100,10 +102,14 @@ def _split(
     return tuple(words), rest.strip()
 
 
-def _leading_name(text: str, names: Iterable[str]) -> str:
-    # The longest first: "xen" must not hide "xen 4.17".
-    for name in sorted(names, key=len, reverse=True):
-        if not name or text[: len(name)].casefold() != name.casefold():
+def _longest_first(names: Iterable[str]) -> list[str]:
+    # "xen" must not hide "xen 4.17".
+    return sorted((name for name in names if name), key=len, reverse=True)
+
+
+def _leading_name(text: str, names: Sequence[str]) -> str:
+    for name in names:
+        if text[: len(name)].casefold() != name.casefold():
             continue
         if _END_OF_WORD.match(text, len(name)):
             return name

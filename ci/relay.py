@@ -4,10 +4,12 @@
 In: Outbox rows, each written in one transaction with its Verdict. Out: a review on Gerrit.
 Delivery is at least once and every reporter reads back before it posts, so what appears is
 exactly one. A dead server stops only its own rows: each connection has a relay of its own.
+A row that fails alone waits alone; while the whole server is away, one row at a time is
+tried, and the others wait for it.
 """
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
 
@@ -19,17 +21,63 @@ from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
 from ci.log import get
 from ci.model.review import Review
-from ci.reporters.base import Delivery, Reporter
-from ci.store import outbox
+from ci.reporters.base import Delivery, Outcome, Reporter, ServerAway
+from ci.store import outbox, outbox_notices
 from ci.store.database import Database
 
 PARALLEL = 4
 REFUSED_S = 300.0  # a missing right is mended by people
+GONE_S = 86_400.0  # a change that is made private may come back
+UNDELIVERED_S = 900.0
+SWEEP_S = 15.0
+POLL_S = 1.0
 _STATES = {
     Delivery.DELIVERED: "delivered",
     Delivery.ALREADY_THERE: "delivered",
     Delivery.STALE: "dropped",
 }
+
+
+class _Health:
+    """Whether a server is away, and when one row may try it again. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pauses = Backoff(first_s=1.0)
+        self._away = False
+        self._until_s = 0.0
+
+    def room(self, busy: int) -> int:
+        """How many more rows may be tried now.
+
+        Args:
+            busy: How many are being tried.
+        """
+        with self._lock:
+            if not self._away:
+                return max(0, PARALLEL - busy)
+            waited = self._clock.monotonic_s() >= self._until_s
+            return 1 if waited and not busy else 0
+
+    def well(self) -> None:
+        """The server answered."""
+        with self._lock:
+            self._away = False
+            self._pauses.reset()
+
+    def ill(self, least_s: float) -> float:
+        """It did not; returns for how many seconds nobody tries.
+
+        Several rows that were on their way together count as one failure.
+        """
+        with self._lock:
+            now_s = self._clock.monotonic_s()
+            if not self._away or now_s >= self._until_s:
+                self._until_s = now_s + self._pauses.next_s()
+            self._away = True
+            self._until_s = max(self._until_s, now_s + least_s)
+            return self._until_s - now_s
 
 
 class Relay:
@@ -41,6 +89,7 @@ class Relay:
         clock: Where time comes from.
         reporter: How to tell.
         bell: Rung when a row was written.
+        undelivered_after_s: When a review that cannot be given becomes a notice.
     """
 
     def __init__(
@@ -51,14 +100,20 @@ class Relay:
         reporter: Reporter,
         *,
         bell: Bell,
+        undelivered_after_s: float = UNDELIVERED_S,
     ) -> None:
         self._connection = connection
         self._database = database
         self._clock = clock
         self._reporter = reporter
         self._bell = bell
+        self._undelivered_after = timedelta(seconds=undelivered_after_s)
         self._stop = threading.Event()
-        self._away = Backoff(first_s=1.0)
+        self._health = _Health(clock)
+        self._busy: dict[int, Future[None]] = {}
+        self._swept_s: float | None = None
+        self._started_at = clock.now()
+        self._doubted: set[int] = set()
         self._log = get("vote").bind(connection=connection)
 
     def run(self) -> None:
@@ -66,13 +121,13 @@ class Relay:
         with ThreadPoolExecutor(PARALLEL, f"relay-{self._connection}") as threads:
             while not self._stop.is_set():
                 try:
-                    done = self.deliver_due(threads)
+                    self.start_due(threads)
+                    self.tell_overdue()
                 except StorageError as error:
                     self._log.error("delivery waits", action="wait", reason=str(error))
                     self._stop.wait(2.0)
                     continue
-                if not done:
-                    self._bell.wait(1.0)
+                self._bell.wait(POLL_S)
 
     def stop(self) -> None:
         """End `run` after the rows in hand."""
@@ -80,21 +135,73 @@ class Relay:
         self._bell.ring()
 
     def deliver_due(self, threads: ThreadPoolExecutor) -> int:
-        """Try the oldest row of each change whose time has come; returns how many."""
-        with self._database.read() as tx:
-            rows = outbox.due(tx, connection=self._connection, now=self._clock.now())
-        batch: dict[int, sa.Row[Any]] = {}
-        for row in rows:
-            batch.setdefault(row.change_number, row)
-        list(threads.map(self._try, batch.values()))
-        return len(batch)
+        """Start what is due, and wait for it; returns how many rows were tried."""
+        started = self.start_due(threads)
+        wait(started)
+        self._reap()
+        return len(started)
 
-    def _try(self, row: sa.Row[Any]) -> None:
-        """Deliver one row, or put it off with the reason."""
+    def start_due(self, threads: ThreadPoolExecutor) -> list[Future[None]]:
+        """Try the oldest row of each change whose time has come, as many as there is room for."""
+        self._reap()
+        room = self._health.room(len(self._busy))
+        if not room:
+            return []
+        with self._database.read() as tx:
+            rows = outbox.due(
+                tx,
+                connection=self._connection,
+                now=self._clock.now(),
+                busy=self._busy,
+                limit=room,
+            )
+        for row in rows:
+            self._busy[row.change_number] = threads.submit(self._deliver, row)
+        started = [self._busy[row.change_number] for row in rows]
+        for one in started:
+            one.add_done_callback(lambda _: self._bell.ring())
+        return started
+
+    def tell_overdue(self) -> None:
+        """Tell operators of what is owed for too long, now and then."""
+        now_s = self._clock.monotonic_s()
+        if self._swept_s is not None and now_s - self._swept_s < SWEEP_S:
+            return
+        self._swept_s = now_s
+        now = self._clock.now()
+        with self._database.write() as tx:
+            outbox_notices.tell_overdue(
+                tx, self._connection, before=now - self._undelivered_after, at=now
+            )
+
+    def _reap(self) -> None:
+        """Take leave of rows that were tried.
+
+        Raises:
+            StorageError: What became of one could not be written: it stands as it was, and its
+                reporter will find what it posted.
+        """
+        for number in [number for number, one in self._busy.items() if one.done()]:
+            self._busy.pop(number).result()
+
+    def _deliver(self, row: sa.Row[Any]) -> None:
+        """Deliver one row, or put it off."""
+        with self._database.read() as tx:
+            if not outbox.still_pending(tx, row.id):
+                return
+        review = _review(row)
         try:
-            delivery, note = self._reporter.deliver(self._review(row))
+            if row.created_at < self._started_at and row.id not in self._doubted:
+                self._doubted.add(row.id)
+                self._reporter.doubt(review)
+            outcome = self._reporter.deliver(review)
+        except ServerAway as error:
+            pause_s = max(self._health.ill(error.pause_s), _pause_s(row.tries))
+            self._postpone(row, str(error), pause_s)
+            return
         except ReviewServerError as error:
-            self._postpone(row, str(error), self._away.next_s())
+            self._health.well()
+            self._postpone(row, str(error), _pause_s(row.tries))
             return
         except HypervouchError as error:
             self._postpone(row, str(error), REFUSED_S)
@@ -103,28 +210,34 @@ class Relay:
             self._log.exception("a bug in this program", action="bug", change=row.change_number)
             self._postpone(row, f"a bug: {type(error).__name__}: {error}", REFUSED_S)
             return
-        self._away.reset()
-        if delivery is Delivery.REFUSED:
-            self._postpone(row, note, REFUSED_S)
+        self._health.well()
+        self._conclude(row, outcome)
+
+    def _conclude(self, row: sa.Row[Any], outcome: Outcome) -> None:
+        if outcome.delivery is Delivery.REFUSED:
+            self._postpone(row, outcome.note, REFUSED_S, tell=True)
+        elif outcome.delivery is Delivery.GONE and not self._is_deleted(row):
+            self._postpone(row, outcome.note, REFUSED_S)
         else:
-            self._settle(row, _STATES[delivery], note)
+            self._settle(row, _STATES.get(outcome.delivery, "dropped"), outcome)
 
-    def _review(self, row: sa.Row[Any]) -> Review:
-        return Review(
-            project=row.project,
-            change_number=row.change_number,
-            patchset=row.patchset,
-            revision=row.revision,
-            tag=row.tag,
-            marker=row.marker,
-            message=row.message,
-            label=row.label,
-            value=row.value or 0,
-        )
+    def _is_deleted(self, row: sa.Row[Any]) -> bool:
+        """Whether a change that is not to be seen will not come back."""
+        if self._clock.now() - row.created_at > timedelta(seconds=GONE_S):
+            return True
+        with self._database.read() as tx:
+            return outbox.was_deleted(tx, self._connection, row.change_number)
 
-    def _settle(self, row: sa.Row[Any], state: str, note: str) -> None:
+    def _settle(self, row: sa.Row[Any], state: str, outcome: Outcome) -> None:
         with self._database.write() as tx:
-            outbox.settle(tx, row.id, state=state, note=note, at=self._clock.now())
+            outbox.settle(
+                tx,
+                row.id,
+                state=state,
+                note=outcome.note,
+                at=self._clock.now(),
+                transport=outcome.transport if state == "delivered" else "",
+            )
         self._log.info(
             "review settled",
             action=state,
@@ -132,14 +245,19 @@ class Relay:
             patchset=row.patchset,
             label=row.label,
             value=row.value,
-            note=note,
+            transport=outcome.transport,
+            note=outcome.note,
         )
 
-    def _postpone(self, row: sa.Row[Any], reason: str, pause_s: float) -> None:
+    def _postpone(
+        self, row: sa.Row[Any], reason: str, pause_s: float, *, tell: bool = False
+    ) -> None:
         """Owe it still; what was refused waits for somebody to mend a right."""
-        next_at = self._clock.now() + timedelta(seconds=pause_s)
+        now = self._clock.now()
         with self._database.write() as tx:
-            outbox.postpone(tx, row.id, error=reason, next_at=next_at)
+            outbox.postpone(tx, row.id, error=reason, next_at=now + timedelta(seconds=pause_s))
+            if tell:
+                outbox_notices.undelivered(tx, row, error=reason, at=now)
         self._log.warning(
             "review put off",
             action="retry",
@@ -147,3 +265,26 @@ class Relay:
             tries=row.tries + 1,
             reason=reason,
         )
+
+
+def _review(row: sa.Row[Any]) -> Review:
+    return Review(
+        project=row.project,
+        change_number=row.change_number,
+        patchset=row.patchset,
+        revision=row.revision,
+        tag=row.tag,
+        marker=row.marker,
+        message=row.message,
+        label=row.label,
+        value=row.value or 0,
+        comment_when_stale=row.stale == "comment",
+    )
+
+
+def _pause_s(tries: int) -> float:
+    """How long a row waits that failed alone so many times before."""
+    pauses = Backoff(first_s=1.0)
+    for _ in range(min(tries, 20)):
+        pauses.next_s()
+    return pauses.next_s()

@@ -25,6 +25,7 @@ from ci.layout import (
     Pipeline,
     Project,
     ProviderConfig,
+    ReporterConfig,
     SecretRef,
     Service,
 )
@@ -33,8 +34,10 @@ from ci.yaml_marks import Problem, read
 __all__ = ["InvalidConfig", "Problem", "check", "json_schema", "load", "resolve_secret"]
 
 _SECRET_LIMIT_BYTES = 64 * 1024
-_PATH_KEYS = frozenset({"state-dir", "key-file", "known-hosts", "from-file"})
-_KINDS_WITH_PATHS = frozenset({"hypervouch", "connection", "provider"})
+_PATH_KEYS = frozenset(
+    {"state-dir", "key-file", "known-hosts", "from-file", "ca-file", "comment-template"}
+)
+_KINDS_WITH_PATHS = frozenset({"hypervouch", "connection", "pipeline", "provider", "reporter"})
 _PROVIDER_PATHS = ("-file", "known-hosts", "cache-dir")
 
 
@@ -118,6 +121,7 @@ def _read(
         # What an unreadable part would have defined is not missing.
         problems += config_checks.all_kinds_present(items, path)
         problems += config_checks.references_exist(items, checked)
+        problems += config_checks.trust_can_be_met(checked)
     if problems:
         return None, tuple(sorted(dict.fromkeys(problems), key=_place))
     return _layout([model for _, model in checked]), ()
@@ -203,6 +207,7 @@ def _layout(models: Sequence[Model]) -> Layout:
         jobs=tuple(model for model in models if isinstance(model, Job)),
         projects=tuple(model for model in models if isinstance(model, Project)),
         providers=tuple(model for model in models if isinstance(model, ProviderConfig)),
+        reporters=tuple(model for model in models if isinstance(model, ReporterConfig)),
     )
 
 

@@ -1,27 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 2 of 9, trigger. Before: event (`ci/listener.py`). After: build (`ci/planner.py`).
 
-In: a stored Event, the Layout and, where a job filters by them, the changed files. Out: one
-Decision per pipeline with its reason, for yes and for no. Pure: `needs_files` tells the caller
-whether the files have to be fetched first.
+In: a stored Event, the Layout, and what else is Known. Out: one Decision per pipeline with its
+reason: for yes, for no, and for not yet. Pure: what was missing for a last answer stands in
+`Decision.lacks`, so the caller asks for that and for nothing else.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from ci.layout import Job, Layout, Pipeline, Project, TriggerKind
-from ci.model.event import Event, EventKind
+from ci.layout import Layout, Pipeline, Project, TriggerKind
+from ci.model.change import Change, Patchset
+from ci.model.event import RECONSIDER, Event, EventKind
+from ci.model.facts import ChangeFacts
 from ci.recheck import RecheckRequest, parse, printable
+from ci.trigger_filters import (
+    Need,
+    Refusal,
+    approval_labels,
+    check_approvals,
+    check_filters,
+    check_known,
+    check_trust,
+    told_vote,
+)
+from ci.trigger_jobs import asked_for, has_filters, relevant
+
+__all__ = ["ALIAS", "Decision", "Known", "Need", "explain", "match", "needs"]
 
 ALIAS = "hypervouch"
-_FILES_SHOWN = 3
 _CLOSED = frozenset({"MERGED", "ABANDONED"})
-_PLANNED = {
+_ENDED = {
     EventKind.CHANGE_ABANDONED: "an abandoned change starts nothing; its builds are cancelled",
-    EventKind.CHANGE_RESTORED: "a restored change starts nothing until its next patch set",
     EventKind.CHANGE_MERGED: "a merged change starts nothing; its builds are cancelled",
+    EventKind.CHANGE_DELETED: "a deleted change starts nothing; its builds are cancelled",
 }
+_HAPPENED = {
+    EventKind.WIP_STATE_CHANGED: "it is ready for review",
+    EventKind.PRIVATE_STATE_CHANGED: "it is no longer private",
+    EventKind.TOPIC_CHANGED: "its topic changed",
+    EventKind.HASHTAGS_CHANGED: "its hashtags changed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known besides the event; None where nobody asked yet.
+
+    Attributes:
+        files: Changed files as Gerrit lists them; while unknown, file filters hold nothing back.
+        facts: The change as the server knows it now.
+        has_run: Names of pipelines that have a buildset of this patch set.
+        unjudged: Names of pipelines that never judged what this patch set repeats, so that
+            they run it although they skip its kind.
+    """
+
+    files: Sequence[str] | None = None
+    facts: ChangeFacts | None = None
+    has_run: frozenset[str] | None = None
+    unjudged: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,90 +69,119 @@ class Decision:
     Attributes:
         pipeline: Its name.
         starts: Whether a Buildset is wanted.
+        waits: Whether it does not start now and may later without another patch set: after
+            a vote, or when the change leaves work in progress.
         jobs: Names of the jobs to run, in the project's order; empty without a start.
         reason: One sentence without its full stop; may hold hostile text, printable only.
         recheck: What was asked for, where a comment started it.
+        only_first: Start it only if this patch set never ran in this pipeline.
+        lacks: What was not known and would change this answer.
     """
 
     pipeline: str
     starts: bool
+    waits: bool = False
     jobs: tuple[str, ...] = ()
     reason: str
     recheck: RecheckRequest | None = None
+    only_first: bool = False
+    lacks: frozenset[Need] = field(default=frozenset())
 
 
-class _No(Exception):
-    """A rule that ends the matter, with the reason."""
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What an event asks of a pipeline: a recheck, a patch set's first run, or a new run.
+
+    Attributes:
+        before, after: The words around the patch set's name in the reason.
+    """
+
+    before: str = ""
+    after: str
+    recheck: RecheckRequest | None = None
+    only_first: bool = False
 
 
 def match(
-    event: Event,
-    layout: Layout,
-    files: Sequence[str] | None,
-    own_usernames: frozenset[str] = frozenset(),
+    event: Event, layout: Layout, known: Known = Known(), own: frozenset[str] = frozenset()
 ) -> tuple[Decision, ...]:
     """What an event starts.
 
     Args:
         event: What happened.
         layout: The configuration.
-        files: Changed files as Gerrit lists them; None where unknown or not needed, then file
-            filters hold nothing back.
-        own_usernames: User names, and full names where known, of our own accounts.
+        known: What else is known of the change.
+        own: User names, and full names where known, of our own accounts on that server.
 
     Returns:
         One Decision per pipeline, in the layout's order.
     """
-    return tuple(
-        _decide(event, layout, pipeline, files, own_usernames) for pipeline in layout.pipelines
-    )
+    return tuple(_decide(event, layout, pipeline, known, own) for pipeline in layout.pipelines)
 
 
-def needs_files(event: Event, layout: Layout) -> bool:
-    """Whether a job that would start has file filters, so that `match` wants the changed files."""
-    for decision in match(event, layout, None):
-        jobs = (layout.job(name) for name in decision.jobs)
-        if any(job.files or job.irrelevant_files for job in jobs):
-            return True
-    return False
+def needs(decisions: Iterable[Decision]) -> frozenset[Need]:
+    """All that has to be known before these decisions are the last word."""
+    return frozenset(need for decision in decisions for need in decision.lacks)
 
 
 def explain(decisions: Sequence[Decision]) -> list[str]:
     """One line per pipeline: whether it starts, which jobs, and why."""
     if not decisions:
         return ["The layout has no pipelines."]
-    lines = []
-    for decision in decisions:
-        verb = f"starts {', '.join(decision.jobs)}" if decision.starts else "does not start"
-        lines.append(f"{decision.pipeline} {verb}: {decision.reason}.")
-    return lines
+    return [_sentence(decision) for decision in decisions]
+
+
+def _sentence(decision: Decision) -> str:
+    if decision.waits:
+        return f"{decision.pipeline} {decision.reason}."
+    verb = f"starts {', '.join(decision.jobs)}" if decision.starts else "does not start"
+    return f"{decision.pipeline} {verb}: {decision.reason}."
 
 
 def _decide(
-    event: Event,
-    layout: Layout,
-    pipeline: Pipeline,
-    files: Sequence[str] | None,
-    own: frozenset[str],
+    event: Event, layout: Layout, pipeline: Pipeline, known: Known, own: frozenset[str]
 ) -> Decision:
     try:
-        names = _project_jobs(event, layout, pipeline)
-        _check_author(event, own)
-        recheck = _check_kind(event, layout, pipeline, own)
-        _check_change(event, pipeline, recheck)
-        jobs = [layout.job(name) for name in names]
-        if recheck is not None:
-            jobs = _asked_for(jobs, layout, pipeline, recheck)
-        jobs, left_out = _relevant(jobs, files)
-    except _No as no:
-        return Decision(pipeline=pipeline.name, starts=False, reason=str(no))
-    reason = "; ".join([_cause(event, recheck), *left_out])
+        return _start(event, layout, pipeline, known, own)
+    except Refusal as refusal:
+        return Decision(
+            pipeline=pipeline.name,
+            starts=False,
+            waits=refusal.waits,
+            reason=str(refusal),
+            lacks=frozenset({refusal.lacks} if refusal.lacks else ()),
+        )
+
+
+def _start(
+    event: Event, layout: Layout, pipeline: Pipeline, known: Known, own: frozenset[str]
+) -> Decision:
+    """The decision to start, after every rule has been asked; cheap rules come first."""
+    names = _project_jobs(event, layout, pipeline)
+    start = _asked(event, layout, pipeline, own)
+    if start.only_first and event.patchset is not None:
+        _check_first(pipeline, event.patchset, known)
+    change, patchset = _subject(event, pipeline, known)
+    _check_state(change, patchset, pipeline, known, start)
+    check_filters(pipeline, change)
+    if start.only_first:
+        _check_first(pipeline, patchset, known)
+    jobs = [layout.job(name) for name in names]
+    if start.recheck is not None:
+        jobs = asked_for(jobs, layout, pipeline, start.recheck)
+    check_approvals(pipeline, patchset, known.facts)
+    lacks = {Need.FILES} if known.files is None and has_filters(jobs) else set()
+    jobs, left_out = relevant(jobs, known.files)
+    check_trust(pipeline, jobs, change, patchset, known.facts)
+    which = f"patch set {patchset.number} of change {change.number}"
     return Decision(
         pipeline=pipeline.name,
         starts=True,
         jobs=tuple(job.name for job in jobs),
-        reason=reason,
-        recheck=recheck,
+        reason="; ".join([f"{start.before}{which}{start.after}", *left_out]),
+        recheck=start.recheck,
+        only_first=start.only_first,
+        lacks=frozenset(lacks),
     )
 
 
@@ -122,17 +189,17 @@ def _project_jobs(event: Event, layout: Layout, pipeline: Pipeline) -> tuple[str
     """Names of the jobs that the pipeline runs for the change's project and branch."""
     change = event.change
     if pipeline.connection != event.connection:
-        raise _No(
+        raise Refusal(
             f"the event came through connection {event.connection}, and this pipeline listens "
             f"to {pipeline.connection}"
         )
     project = layout.project(change.project)
     if project is None:
-        raise _No(f"project {printable(change.project)} is not in the layout")
+        raise Refusal(f"project {printable(change.project)} is not in the layout")
     if pipeline.name not in project.pipelines:
-        raise _No(f"project {project.name} does not use this pipeline")
+        raise Refusal(f"project {project.name} does not use this pipeline")
     if not _branch_matches(project, change.branch):
-        raise _No(
+        raise Refusal(
             f"branch {printable(change.branch)} of project {project.name} matches none of: "
             f"{', '.join(project.branches)}"
         )
@@ -144,34 +211,67 @@ def _branch_matches(project: Project, branch: str) -> bool:
     return not project.branches or any(re.fullmatch(rule, branch) for rule in project.branches)
 
 
-def _check_author(event: Event, own: frozenset[str]) -> None:
-    """Refuse what other programs say. What they upload is a patch like any other."""
-    if event.kind is not EventKind.COMMENT_ADDED:
-        return
+def _asked(event: Event, layout: Layout, pipeline: Pipeline, own: frozenset[str]) -> _Start:
+    """What the event asks of this pipeline."""
+    if event.kind in _ENDED:
+        raise Refusal(_ENDED[event.kind])
+    if event.kind is EventKind.COMMENT_ADDED:
+        start = _said(event, layout, pipeline, own)
+    elif event.kind in RECONSIDER:
+        start = _changed(event, pipeline)
+    else:
+        restored = event.kind is EventKind.CHANGE_RESTORED
+        start = _Start(after=" was restored" if restored else " was uploaded")
+    if start.recheck is None and TriggerKind.PATCHSET_CREATED not in pipeline.trigger:
+        raise Refusal("this pipeline is not started by new patch sets")
+    return start
+
+
+def _said(event: Event, layout: Layout, pipeline: Pipeline, own: frozenset[str]) -> _Start:
+    """What a comment asks: a recheck by its text, or a first run by a vote that it brings.
+
+    What other programs write is no request; their votes count like anybody's, and what they
+    upload is a patch like any other.
+    """
     author = event.author
     if {author.username, author.name} & (own - {""}):
-        raise _No("the comment is our own")
+        raise Refusal("the comment is our own")
+    recheck = None
+    if not author.is_ci:
+        aliases = {ALIAS, layout.connection(pipeline.connection).user, *own}
+        recheck = parse(event.texts, aliases, _names(layout))
+    if recheck is not None and TriggerKind.RECHECK in pipeline.trigger:
+        return _request(event, recheck)
+    labels = approval_labels(pipeline)
+    votes = [vote for vote in event.approvals if vote.changed and vote.label in labels]
+    if votes:
+        return _first_run(f"there is {told_vote(votes[0])}")
+    if recheck is not None:
+        raise Refusal("this pipeline is not started by rechecks")
     if author.is_ci:
-        raise _No(f"the comment was written by a program, {printable(author.name)}")
+        raise Refusal(f"the comment was written by a program, {printable(author.name)}")
+    raise Refusal("the comment asks for no recheck")
 
 
-def _check_kind(
-    event: Event, layout: Layout, pipeline: Pipeline, own: frozenset[str]
-) -> RecheckRequest | None:
-    """The request, for a comment; None for an upload."""
-    if event.kind in _PLANNED:
-        raise _No(_PLANNED[event.kind])
-    if event.kind is EventKind.PATCHSET_CREATED:
-        if TriggerKind.PATCHSET_CREATED not in pipeline.trigger:
-            raise _No("this pipeline is not started by new patch sets")
-        return None
-    aliases = {ALIAS, layout.connection(pipeline.connection).user, *own}
-    recheck = parse(event.texts, aliases, _names(layout))
-    if recheck is None:
-        raise _No("the comment asks for no recheck")
-    if TriggerKind.RECHECK not in pipeline.trigger:
-        raise _No("this pipeline is not started by rechecks")
-    return recheck
+def _changed(event: Event, pipeline: Pipeline) -> _Start:
+    """A first run, where the pipeline may have waited for just this."""
+    rules = (pipeline.require, pipeline.reject)
+    labels = approval_labels(pipeline)
+    cares = {
+        EventKind.WIP_STATE_CHANGED: pipeline.skip_wip,
+        EventKind.PRIVATE_STATE_CHANGED: True,
+        EventKind.TOPIC_CHANGED: any(rule.topic for rule in rules),
+        EventKind.HASHTAGS_CHANGED: any(rule.hashtag for rule in rules),
+        EventKind.VOTE_DELETED: any(vote.label in labels for vote in event.approvals),
+    }
+    if not cares[event.kind]:
+        raise Refusal(f"{event.kind.value.replace('-', ' ')}, and no rule here looks at that")
+    gone = ", ".join(told_vote(vote) for vote in event.approvals[:3])
+    return _first_run(_HAPPENED.get(event.kind) or f"there is no {gone}")
+
+
+def _first_run(why: str) -> _Start:
+    return _Start(after=f" had not run, and now {why}", only_first=True)
 
 
 def _names(layout: Layout) -> frozenset[str]:
@@ -181,85 +281,64 @@ def _names(layout: Layout) -> frozenset[str]:
     )
 
 
-def _check_change(event: Event, pipeline: Pipeline, recheck: RecheckRequest | None) -> None:
-    change, patchset = event.change, event.patchset
-    if patchset is None:
-        raise _No("the event names no patch set")
+def _subject(event: Event, pipeline: Pipeline, known: Known) -> tuple[Change, Patchset]:
+    """The change as far as it is known now, and the patch set in question."""
+    facts = known.facts
+    if facts is None:
+        if event.patchset is None:
+            raise Refusal("the event names no patch set", lacks=Need.FACTS)
+        if event.kind in RECONSIDER:
+            # It tells that something changed; what holds now may be different again.
+            raise Refusal("the server has not told how the change stands now", lacks=Need.FACTS)
+        check_known(event, pipeline)
+        return event.change, event.patchset
+    current = facts.patchset
+    if event.patchset is not None and event.patchset.number != current.number:
+        raise Refusal(
+            f"patch set {event.patchset.number} is no longer current, {current.number} is"
+        )
+    return facts.change, current
+
+
+def _check_state(
+    change: Change, patchset: Patchset, pipeline: Pipeline, known: Known, start: _Start
+) -> None:
     if change.status in _CLOSED:
-        raise _No(f"change {change.number} is closed ({change.status})")
+        raise Refusal(f"change {change.number} is closed ({change.status})")
     if change.private:
-        raise _No(f"change {change.number} is private, and what we publish is not")
-    if recheck is not None:
+        raise Refusal(
+            f"waits for change {change.number} to be public: it is private, and what we publish "
+            "is not",
+            waits=True,
+        )
+    if start.recheck is not None:
         return
     if change.wip and pipeline.skip_wip:
-        raise _No(f"change {change.number} is work in progress; `recheck` runs it all the same")
-    if patchset.kind in pipeline.skip_kinds:
-        raise _No(
+        raise Refusal(
+            f"waits for change {change.number} to be ready for review: it is work in progress; "
+            "`recheck` runs it all the same",
+            waits=True,
+        )
+    if patchset.kind in pipeline.skip_kinds and pipeline.name not in (known.unjudged or ()):
+        raise Refusal(
             f"patch set {patchset.number} of change {change.number} is of the kind "
-            f"{patchset.kind}, which this pipeline skips"
+            f"{printable(patchset.kind)}, which this pipeline skips",
+            lacks=Need.JUDGED if known.unjudged is None else None,
         )
 
 
-def _asked_for(
-    jobs: list[Job], layout: Layout, pipeline: Pipeline, recheck: RecheckRequest
-) -> list[Job]:
-    """The jobs that the words of a request leave: names of one kind add up, kinds narrow."""
-    names = {job.name for job in layout.jobs}
-    labels = {job.node_label for job in layout.jobs} - names
-    by_job = {word for word in recheck.words if word in names}
-    by_label = {word for word in recheck.words if word in labels}
-    by_pipeline = set(recheck.words) - by_job - by_label
-    if by_pipeline and pipeline.name not in by_pipeline:
-        raise _No(f"the recheck is for pipeline {', '.join(sorted(by_pipeline))}")
-    kept = [
-        job
-        for job in jobs
-        if (not by_job or job.name in by_job) and (not by_label or job.node_label in by_label)
-    ]
-    if not kept:
-        raise _No(f"the recheck is for {' '.join(recheck.words)}, which fits no job here")
-    return kept
+def _check_first(pipeline: Pipeline, patchset: Patchset, known: Known) -> None:
+    if known.has_run is None:
+        raise Refusal(f"waits for word of patch set {patchset.number}", lacks=Need.RUNS)
+    if pipeline.name in known.has_run:
+        raise Refusal(f"patch set {patchset.number} has run or runs now")
 
 
-def _relevant(jobs: list[Job], files: Sequence[str] | None) -> tuple[list[Job], list[str]]:
-    """The jobs that the changed files concern, and a reason for each of the others."""
-    # Gerrit lists the commit message and a merge's parents as files too: `/COMMIT_MSG`.
-    changed = [file for file in files or () if not file.startswith("/")]
-    if not changed:
-        # Unknown, or a merge that changes nothing by itself: running is the safe side.
-        return jobs, []
-    reasons = {job.name: _irrelevant(job, changed) for job in jobs}
-    kept = [job for job in jobs if not reasons[job.name]]
-    left_out = [reason for reason in reasons.values() if reason]
-    if not kept:
-        raise _No("; ".join(left_out))
-    return kept, left_out
-
-
-def _irrelevant(job: Job, changed: Sequence[str]) -> str:
-    """Why a job need not run for these files; empty if it must. Patterns match from the left."""
-    if job.files and not any(_matches(job.files, file) for file in changed):
-        return f"no changed file matches files of job {job.name}: {_shown(changed)}"
-    if job.irrelevant_files and all(_matches(job.irrelevant_files, file) for file in changed):
-        return f"every changed file matches irrelevant-files of job {job.name}: {_shown(changed)}"
-    return ""
-
-
-def _matches(patterns: Sequence[str], file: str) -> bool:
-    return any(re.match(pattern, file) for pattern in patterns)
-
-
-def _shown(files: Sequence[str]) -> str:
-    text = ", ".join(printable(file)[:120] for file in files[:_FILES_SHOWN])
-    more = len(files) - _FILES_SHOWN
-    return f"{text} and {more} more" if more > 0 else text
-
-
-def _cause(event: Event, recheck: RecheckRequest | None) -> str:
-    number = event.patchset.number if event.patchset else 0
-    what = f"patch set {number} of change {event.change.number}"
-    if recheck is None:
-        return f"{what} was uploaded"
+def _request(event: Event, recheck: RecheckRequest) -> _Start:
     who = printable(event.author.username or event.author.name or "somebody")
     text = " ".join([*recheck.words, recheck.reason]).strip()
-    return f"{who} asked for a recheck of {what}" + (f" ({text})" if text else "")
+    return _Start(
+        before=f"{who} asked for a recheck of ",
+        after=f" ({text})" if text else "",
+        recheck=recheck,
+    )

@@ -16,18 +16,26 @@ import sqlalchemy as sa
 from ci import judge
 from ci.attempt import AttemptContext, result_of, run_attempt
 from ci.backoff import Backoff
-from ci.cancel import CancelToken
+from ci.cancel import CancelToken, WatchedToken
 from ci.checkout import Checkout
 from ci.clock import Clock
 from ci.collect import ConsoleLog, LogStore
-from ci.errors import BuildCanceled, HypervouchBug, HypervouchError, StorageError
+from ci.errors import (
+    BuildCanceled,
+    DependencyError,
+    HypervouchBug,
+    HypervouchError,
+    StorageError,
+)
 from ci.layout import Layout
 from ci.log import get
 from ci.model.build import AttemptKind, AttemptRecord
 from ci.model.result import FailureClass, Judgement, Result
 from ci.model.verdict_json import verdict_to_json
+from ci.notice_texts import verdict_notices
 from ci.review import compose_review
-from ci.store import attempts, outbox
+from ci.stacking import Stacking
+from ci.store import attempts, leases, notices, outbox
 from ci.store.attempts import AttemptEnd, BuildOrder
 from ci.store.database import Database
 from nodes.pool import NodePool
@@ -52,6 +60,7 @@ class Worker:
         clock: Where time comes from.
         layout: Gives the current layout.
         checkouts: By connection, who merges.
+        stacking: Who knows what changes depend on.
         pool: Gives nodes.
         logs: Where live logs and artifacts go.
         secrets: What may appear in none of them.
@@ -66,6 +75,7 @@ class Worker:
         *,
         layout: Callable[[], Layout],
         checkouts: Mapping[str, Checkout],
+        stacking: Stacking,
         pool: NodePool,
         logs: LogStore,
         secrets: Sequence[str],
@@ -76,6 +86,7 @@ class Worker:
         self._clock = clock
         self._layout = layout
         self._checkouts = checkouts
+        self._stacking = stacking
         self._pool = pool
         self._logs = logs
         self._secrets = tuple(secrets)
@@ -135,7 +146,7 @@ class Worker:
     def _one(self, order: BuildOrder, kind: AttemptKind) -> None:
         """Begin an attempt, run it, write down how it ended."""
         attempt_id = self._patiently(lambda: self._begin(order, kind))
-        cancel = CancelToken()
+        cancel = WatchedToken(lambda: self._wish(order), self._clock)
         with self._lock:
             self._running[order.build_id] = cancel
         try:
@@ -158,6 +169,15 @@ class Worker:
             result=end.result.value,
             reason=end.error,
         )
+
+    def _wish(self, order: BuildOrder) -> BuildCanceled | None:
+        """What another process wrote down: that this build is to end."""
+        try:
+            with self._database.read() as tx:
+                reason = leases.cancel_reason(tx, order.build_id)
+        except StorageError:
+            return None  # the next look may see it
+        return BuildCanceled(reason) if reason else None
 
     def _begin(self, order: BuildOrder, kind: AttemptKind) -> str:
         self._logs.require_room()
@@ -217,6 +237,7 @@ class Worker:
             kind=kind,
             order=order,
             checkout=self._checkouts[order.connection],
+            stack_of=lambda message: self._stacking.of(order, message, cancel.check),
             pool=self._pool,
             clock=self._clock,
             cancel=cancel,
@@ -244,12 +265,15 @@ class Worker:
     def _judge(self, order: BuildOrder, done: Sequence[AttemptRecord]) -> AttemptKind | Judgement:
         check = next((a for a in done if a.kind is AttemptKind.CHECK and a.finished_tests), None)
         earlier: tuple[AttemptRecord, ...] = ()
+        base = judge.TIP
         if check and check.result is Result.FAILURE:
             with self._database.read() as tx:
-                earlier = attempts.baselines(tx, order, check=check)
+                earlier = attempts.baselines(tx, order, check=check, at=self._clock.now())
+                base = judge.STACKED if attempts.is_stacked(tx, order.buildset_id) else base
         rules = judge.BuildRules(
             node_attempts=order.job.node_attempts,
             known_failure_vote=self._layout().pipeline(order.pipeline).known_failure_vote,
+            base=base,
         )
         return judge.next_step(done, earlier, rules)
 
@@ -271,7 +295,7 @@ class Worker:
         done = attempts.judged(tx, order.buildset_id)
         if done is None:
             return False
-        pipeline = self._layout().pipeline(order.pipeline)
+        pipeline = self._layout().effective(order.pipeline, order.project)
         words = [
             judge.BuildWord(job=b.job_name, judgement=b.judgement, voting=b.voting) for b in done
         ]
@@ -279,15 +303,21 @@ class Worker:
         attempts.finish_buildset(
             tx, order.buildset_id, verdict_to_json(found), at=self._clock.now()
         )
+        at, url = self._clock.now(), self._layout().service.url
+        for notice in verdict_notices(order, done, found, url=url, at=at):
+            notices.add(tx, notice)
         if not found.report:
             return False
-        review = compose_review(order, done, found, url=self._layout().service.url)
+        composed = compose_review(order, done, found, pipeline, url=url, at=at)
+        if composed.notice is not None:
+            notices.add(tx, composed.notice)
         outbox.add(
             tx,
             buildset_id=order.buildset_id,
             connection=order.connection,
-            review=review,
-            at=self._clock.now(),
+            review=composed.review,
+            at=at,
+            held=found.held,
         )
         return True
 
@@ -318,4 +348,5 @@ def _end_of(error: HypervouchError) -> AttemptEnd:
         error=error.message,
         hint=error.hint,
         interrupted=isinstance(error, StorageError),  # a full disk is no node's fault
+        dependency=isinstance(error, DependencyError),
     )

@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from ci.cancel import CancelToken
 from ci.clock import Clock
 from ci.errors import BuildCanceled, HypervouchError, LeaseLost, StorageError
 from ci.log import get
 from ci.model.node import Endpoint, Lease, NodeState
-from ci.store import leases
+from ci.notice_texts import quarantine_notice
+from ci.store import leases, notices
 from ci.store.database import Database
 from nodes.providers.base import Provider
 
@@ -48,6 +51,7 @@ class NodePool:
         providers: By label; several providers may serve one label.
         preflight: Looks at a node before it is handed out.
         term_s: Seconds a lease lasts without renewal.
+        url: Base URL of our pages, for notices.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class NodePool:
         preflight: Preflight,
         *,
         term_s: float,
+        url: str = "",
     ) -> None:
         self._database = database
+        self._url = url
         self._clock = clock
         self._preflight = preflight
         self._term = timedelta(seconds=term_s)
@@ -158,15 +164,17 @@ class NodePool:
         """Count a failure against a node; the third in a row quarantines it."""
         with self._database.write() as tx:
             failures = leases.failures_of(tx, node) + 1
-            bad = failures >= QUARANTINE_AFTER
-            leases.set_health(
-                tx,
-                name=node,
-                state=NodeState.BAD if bad else NodeState.UNKNOWN,
-                reason=reason,
-                failures=failures,
-                now=self._clock.now(),
-            )
+            if failures >= QUARANTINE_AFTER:
+                self._take_out(tx, node, reason, failures)
+            else:
+                leases.set_health(
+                    tx,
+                    name=node,
+                    state=NodeState.UNKNOWN,
+                    reason=reason,
+                    failures=failures,
+                    now=self._clock.now(),
+                )
         self._log.warning(
             "node failed", action="health", node=node, failures=failures, reason=reason
         )
@@ -174,14 +182,20 @@ class NodePool:
     def quarantine(self, node: str, reason: str) -> None:
         """Take a node out of work until a probe finds it fit."""
         with self._database.write() as tx:
-            leases.set_health(
-                tx,
-                name=node,
-                state=NodeState.BAD,
-                reason=reason,
-                failures=QUARANTINE_AFTER,
-                now=self._clock.now(),
+            self._take_out(tx, node, reason, QUARANTINE_AFTER)
+
+    def _take_out(self, tx: sa.Connection, node: str, reason: str, failures: int) -> None:
+        """Quarantine a node; one that was fit before gets a notice."""
+        now = self._clock.now()
+        label = leases.label_when_fit(tx, node)
+        leases.set_health(
+            tx, name=node, state=NodeState.BAD, reason=reason, failures=failures, now=now
+        )
+        if label is not None:
+            notice = quarantine_notice(
+                node, label=label, reason=reason, failures=failures, url=self._url, at=now
             )
+            notices.add(tx, notice)
 
     def note_success(self, node: str) -> None:
         """A node carried a build to its end: it is good, whatever was counted before."""

@@ -5,6 +5,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import settings
+
+# No deadline: the machines are noisy. No database: a run leaves nothing behind.
+settings.register_profile("house", deadline=None, database=None, print_blob=True)
+settings.load_profile("house")
 
 pytest_plugins = ["tests.kit.fixtures"]
 

@@ -5,6 +5,7 @@ In: rows and log files. Out: HTML and a JSON twin for every page. Readable witho
 without JavaScript; what is live comes by server-sent events.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -17,7 +18,19 @@ from ci.store.database import Database
 from webui import problems, tail
 from webui.headers import SecurityHeaders
 from webui.pages import Page
-from webui.routes import build, build_log, builds, changes, nodes, service, status
+from webui.routes import (
+    agreement,
+    audit,
+    build,
+    build_log,
+    builds,
+    changes,
+    checks,
+    nodes,
+    outbox,
+    service,
+    status,
+)
 from webui.site import make_site
 from webui.templating import HERE
 
@@ -29,6 +42,9 @@ PAGES: tuple[Page, ...] = (
     changes.PATCHSET_PAGE,
     changes.PAGE,
     nodes.PAGE,
+    agreement.PAGE,
+    outbox.PAGE,
+    audit.PAGE,
 )
 
 
@@ -39,22 +55,28 @@ def create_app(
     *,
     notice: str = "",
     clock: Clock | None = None,
+    operator_token: str = "",
+    checks_origins: Iterable[str] = (),
 ) -> Starlette:
     """The web application.
 
     Args:
-        database: Read, never written.
+        database: Read; written only by an operator's button.
         logs_dir: Where builds leave their files: `<build>/<attempt>/console.log` and so on.
         service_url: Where people find this site, for absolute links.
         notice: Banner on every page, for instance that this is a demo; empty for none.
         clock: For relative times; the machine's own by default.
+        operator_token: Lets operators act here; empty: the pages only show.
+        checks_origins: Origins of the review servers whose pages may read the checks.
     """
     routes: list[BaseRoute] = [
+        *checks.ROUTES,
         Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
         *service.service_routes(PAGES),
         tail.ROUTE,
         *build_log.RAW_ROUTES,
         changes.LOOK_UP,
+        outbox.ACTION,
     ]
     for page in PAGES:
         routes.extend(page.routes())
@@ -63,6 +85,14 @@ def create_app(
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers=problems.HANDLERS,
     )
-    app.state.site = make_site(database, logs_dir, service_url, notice=notice, clock=clock)
+    app.state.site = make_site(
+        database,
+        logs_dir,
+        service_url,
+        notice=notice,
+        clock=clock,
+        operator_token=operator_token,
+        checks_origins=checks_origins,
+    )
     app.state.streams = set()
     return app

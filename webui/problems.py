@@ -15,8 +15,12 @@ from webui.pages import render
 
 _HINTS = {
     400: "Look at the address again, or start from the list of builds.",
+    403: "Operators find the token in the secret that operator-token names.",
     404: "The address may be mistyped, or its build older than what this site keeps.",
-    405: "This site is for reading.",
+    405: "This address is for reading.",
+    409: "Look at the outbox again: it may have been delivered meanwhile.",
+    413: "Shorten what was typed.",
+    429: "Wait a minute, or use hypervouch outbox on the command line.",
     503: "It should pass; the page can be loaded again in a moment.",
 }
 

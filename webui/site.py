@@ -2,6 +2,7 @@
 """What every page needs: the rows, the log files, the clock, the templates."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ci.store.database import Database
 from ci.store.reads import filter_choices
 from ci.store.reads.records import FilterChoices
 from webui.logs import LogFiles
+from webui.operator import Operator
 from webui.remember import Remembered
 
 CHOICES_TERM_S = 15.0
@@ -28,6 +30,8 @@ class Site:
         choices: What the filter form offers; a few seconds old at most.
         notice: Banner on every page; empty for none.
         clock: For relative times.
+        operator: Who may act here.
+        checks_origins: Origins whose pages may read the checks.
         stopping: Set when the server goes down: live pages end.
     """
 
@@ -35,6 +39,8 @@ class Site:
     logs: LogFiles
     service_url: str
     choices: Remembered[FilterChoices]
+    operator: Operator
+    checks_origins: frozenset[str] = frozenset()
     notice: str = ""
     clock: Clock = field(default_factory=SystemClock)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -47,14 +53,19 @@ def make_site(
     *,
     notice: str = "",
     clock: Clock | None = None,
+    operator_token: str = "",
+    checks_origins: Iterable[str] = (),
 ) -> Site:
     """A Site over a database and a log directory."""
     clock = clock or SystemClock()
+    service_url = service_url if service_url.endswith("/") else service_url + "/"
     return Site(
         database=database,
         choices=Remembered(lambda: filter_choices(database), clock, term_s=CHOICES_TERM_S),
         logs=LogFiles(logs_dir),
-        service_url=service_url if service_url.endswith("/") else service_url + "/",
+        service_url=service_url,
+        operator=Operator(operator_token, service_url, clock),
+        checks_origins=frozenset(checks_origins),
         notice=notice,
         clock=clock,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from webui import ansi, views
+from ci.model.anchor import test_anchor
+from webui import ansi, review_views, views
 
 HERE = Path(__file__).parent
 
@@ -38,9 +39,11 @@ def environment() -> Environment:
         build_badge=views.build_badge,
         buildset_badge=views.buildset_badge,
         line_class=views.line_class,
+        anchor=test_anchor,
     )
     made.globals.update(
         views=views,
+        reviews=review_views,
         grades=views.GRADES,
         attempt_kinds=views.ATTEMPT_KINDS,
         asset_version=_asset_version(),

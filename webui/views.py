@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from ci.model.result import Judgement
+from ci.model.result import FailureClass, Judgement
 from ci.store.reads.records import (
     AttemptDetail,
     BuildDetail,
@@ -25,12 +25,13 @@ GRADES = {
     "emulator": "our own stand-in: proves the client, not the hypervisor",
     "none": "no hypervisor was reached",
 }
+COUNTED = frozenset({FailureClass.REGRESSION, FailureClass.NEW_FAILING})
 ATTEMPT_KINDS = {
     "check": "the patch on the branch tip",
     "repeat": "the patch again, on another lease",
     "baseline": "the branch tip without the patch",
 }
-_PHASES = {
+PHASES = {
     "merge": "merging onto the branch tip",
     "lease": "waiting for a node",
     "setup": "setting up",
@@ -85,6 +86,7 @@ _LOOKS = {
     "pending": _WAIT,
     "delivered": _GOOD,
     "dropped": _OFF,
+    "held": _WARN,
 }
 _WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
 
@@ -224,7 +226,7 @@ def headline(detail: BuildDetail) -> str:
         if build.cancel_reason:
             return sentence(f"Stopping: {build.cancel_reason}")
         where = f" on {build.node}" if build.node else ""
-        return sentence(f"{_purpose(build)}{where}: {_PHASES.get(build.phase, 'starting')}")
+        return sentence(f"{_purpose(build)}{where}: {PHASES.get(build.phase, 'starting')}")
     if build.state == "canceled":
         return sentence(f"Canceled: {build.reason or build.cancel_reason or ''}".rstrip(": "))
     return sentence(_short_reason(detail.judgement, build.reason) or "finished without a word")
@@ -246,19 +248,24 @@ def _short_reason(judgement: Judgement | None, reason: str) -> str:
     return said if listed else judgement.reason
 
 
+def value_words(label: str | None, value: int | None) -> str:
+    """`Verified +1`, or that there is no vote."""
+    return f"{one_line(label, 100)} {value:+d}" if label and value else "comment without a vote"
+
+
 def vote_words(vote: VoteRecord | None, buildset: BuildsetRecord, now: datetime) -> str:
     """What became of the vote, in words."""
     if vote is None:
         if buildset.verdict is None:
             return "no vote yet" if buildset.finished_at is None else "no vote"
         return "nothing was posted"
-    what = (
-        f"{vote.label} {vote.value:+d}" if vote.label and vote.value else "comment without a vote"
-    )
+    what = value_words(vote.label, vote.value)
     if vote.state == "delivered":
         return f"{what}, delivered {relative(vote.settled_at, now)}"
     if vote.state == "dropped":
         return sentence(f"{what}, not delivered: {vote.note}").rstrip(".")
+    if vote.state == "held":
+        return f"{what}, held until an operator releases it"
     tries = f" after {count(vote.tries, 'try').replace('trys', 'tries')}" if vote.tries else ""
     return f"{what}, still to be delivered{tries}"
 
@@ -314,10 +321,16 @@ def _phases(attempt: AttemptDetail, now: datetime) -> Iterator[tuple[str, dateti
 
 
 def failing(detail: BuildDetail) -> tuple[tuple[OutcomeRecord, AttemptDetail], ...]:
-    """Bad outcomes of the newest attempt of the patch itself that has any."""
+    """Bad outcomes of the newest attempt of the patch itself that has any.
+
+    Those that count stand first: the comment links to one of them, and a page shows not all.
+    """
+    findings = detail.judgement.findings if detail.judgement else ()
+    counted = {f.test_id for f in findings if f.failure_class in COUNTED}
     for attempt in reversed(detail.attempts):
         bad = [item for item in attempt.outcomes if item.status in {"fail", "error"}]
         if attempt.kind != "baseline" and bad:
+            bad.sort(key=lambda item: item.test_id not in counted)
             return tuple((item, attempt) for item in bad)
     return ()
 

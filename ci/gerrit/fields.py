@@ -17,12 +17,17 @@ from ci.model.change import (
     valid_project,
     valid_ref,
 )
-from ci.model.event import Account
+from ci.model.event import Account, Approval
 
 LINE_LIMIT = 500
 """Characters kept of a subject, a name, a topic or a URL."""
 TEXT_LIMIT = 16_384
 """Characters kept of a comment: Gerrit's own limit, so nothing real is cut."""
+MESSAGE_LIMIT = 8_000
+"""Characters kept of a commit message: filters search it, nobody shows it whole."""
+MOST_HASHTAGS = 100
+MOST_APPROVALS = 100
+MOST_VOTE = 100
 LAST_EPOCH_S = 253_402_300_799
 MAX_NUMBER = 2**31 - 1
 HEADS = "refs/heads/"
@@ -45,6 +50,8 @@ def clean_text(value: str, limit: int = TEXT_LIMIT) -> str:
 
 def clean_line(value: str, limit: int = LINE_LIMIT) -> str:
     """Text of one line: whatever would end or bend it becomes a blank, bounded."""
+    if value.isascii() and value.isprintable():  # nearly always: nothing to take out
+        return " ".join(value[: 2 * limit].split())[:limit].rstrip()
     return " ".join(clean_text(value, 2 * limit).split())[:limit].rstrip()
 
 
@@ -153,7 +160,90 @@ def project(source: Json, name: str = "project") -> str:
     return value
 
 
-def change(source: Json, *, number_name: str, id_name: str, url: str | None = None) -> Change:
+def objects(source: Json, name: str) -> list[Json]:
+    """A member that must be a list of objects; empty where it is missing.
+
+    Raises:
+        MalformedEvent: It is something else.
+    """
+    value = source.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise MalformedEvent(f"{name} is not a list of objects")
+    return value
+
+
+def branch(value: str) -> str:
+    """A branch's short name, safe in a path, a URL and a git argument.
+
+    Raises:
+        MalformedEvent: It is unsafe.
+    """
+    short = value.removeprefix(HEADS)
+    if not valid_branch(short):
+        raise MalformedEvent(f"branch is not a safe branch name: {short[:80]!r}")
+    return short
+
+
+def hashtags(source: Json) -> tuple[str, ...]:
+    """A change's hashtags, cleaned, the first hundred.
+
+    Raises:
+        MalformedEvent: They are there and no list of strings.
+    """
+    value = [] if source.get("hashtags") is None else source["hashtags"]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise MalformedEvent("hashtags is not a list of strings")
+    cleaned = (clean_line(one, 200) for one in value[:MOST_HASHTAGS])
+    return tuple(one for one in cleaned if one)
+
+
+def vote(source: Json, name: str) -> int:
+    """A vote's value, which events write as a string and REST as a number.
+
+    Raises:
+        MalformedEvent: It is missing, something else, or out of all range.
+    """
+    value = source.get(name)
+    if isinstance(value, str) and re.fullmatch(r" ?[+-]?[0-9]{1,3}", value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST_VOTE:
+        raise MalformedEvent(f"{name} is {_kind(value)}, not a vote")
+    return value
+
+
+def approvals(source: Json, by: Account, at: datetime) -> tuple[Approval, ...]:
+    """The votes that an event lists, without labels that its author never voted on.
+
+    Args:
+        source: The event.
+        by: Whose votes they are.
+        at: When the event happened: what it changed was given then.
+
+    Raises:
+        MalformedEvent: They are there and not what Gerrit writes.
+    """
+    found = []
+    for one in objects(source, "approvals")[:MOST_APPROVALS]:
+        label, value = clean_line(text(one, "type"), 100), vote(one, "value")
+        changed = one.get("oldValue") is not None
+        if label and (changed or value):
+            found.append(
+                Approval(
+                    label=label,
+                    value=value,
+                    by=by,
+                    changed=changed,
+                    granted_at=at if changed else None,
+                )
+            )
+    return tuple(found)
+
+
+def change(
+    source: Json, *, number_name: str, id_name: str, url: str | None = None, message: str = ""
+) -> Change:
     """A change as an event or a REST reply shows it.
 
     Args:
@@ -161,20 +251,18 @@ def change(source: Json, *, number_name: str, id_name: str, url: str | None = No
         number_name: Which member holds its number.
         id_name: Which member holds its Change-Id.
         url: Its page, where the object does not name it.
+        message: Its commit message, where the object does not hold it.
 
     Raises:
         MalformedEvent: A member that later steps rely on is missing or unsafe.
     """
-    branch = text(source, "branch").removeprefix(HEADS)
-    if not valid_branch(branch):
-        raise MalformedEvent(f"branch is not a safe branch name: {branch[:80]!r}")
     change_id = text(source, id_name)
     if not CHANGE_ID.fullmatch(change_id):
         raise MalformedEvent(f"{id_name} is not a Change-Id: {change_id[:80]!r}")
     owner = account(source, "owner")
     return Change(
         project=project(source),
-        branch=branch,
+        branch=branch(text(source, "branch")),
         number=number(source, number_name),
         change_id=change_id,
         subject=line(source, "subject"),
@@ -184,6 +272,9 @@ def change(source: Json, *, number_name: str, id_name: str, url: str | None = No
         wip=flag(source, "wip") or flag(source, "work_in_progress"),
         private=flag(source, "private") or flag(source, "is_private"),
         topic=line(source, "topic"),
+        hashtags=hashtags(source),
+        owner_email=owner.email,
+        message=clean_text(text(source, "commitMessage", default=message), MESSAGE_LIMIT),
     )
 
 

@@ -62,16 +62,17 @@ class Handover(Generic[_Item]):
             self._weight += weight
             self._changed.notify_all()
 
-    def take(self) -> _Item | None:
-        """The oldest item, waiting for one; None when it is closed and empty."""
+    def take(self, most: int) -> list[_Item]:
+        """The oldest items, at most so many, waiting for one; none when closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._items))
-            if not self._items:
-                return None
-            item, weight = self._items.popleft()
-            self._weight -= weight
+            taken: list[_Item] = []
+            while self._items and len(taken) < most:
+                item, weight = self._items.popleft()
+                self._weight -= weight
+                taken.append(item)
             self._changed.notify_all()
-            return item
+            return taken
 
     def close(self) -> None:
         """Take no more items; those inside can still be taken. Repeatable."""

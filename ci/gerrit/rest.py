@@ -9,6 +9,7 @@ Source: https://gerrit-review.googlesource.com/Documentation/rest-api.html
 
 import ipaddress
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,9 @@ import httpx
 
 from ci.errors import ReviewServerError
 from ci.gerrit import fields
+from ci.gerrit.aborting import AbortFailed
 from ci.gerrit.fields import Json, MalformedEvent
+from ci.gerrit.fields import objects as objects  # noqa: PLC0414
 from ci.layout import Connection
 from ci.model.change import REVISION
 from ci.model.event import Account
@@ -30,8 +33,17 @@ from ci.model.event import Account
 MAGIC = ")]}'"
 REPLY_LIMIT_BYTES = 64 * 2**20
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+TOTAL_S = 120.0  # a server that trickles must not keep us for ever
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 NOT_FILES = frozenset({"/COMMIT_MSG", "/MERGE_LIST", "/PATCHSET_LEVEL"})
-HISTORY = ("ALL_REVISIONS", "MESSAGES", "DETAILED_ACCOUNTS")
+HISTORY = (
+    "ALL_REVISIONS",
+    "CURRENT_COMMIT",
+    "MESSAGES",
+    "DETAILED_LABELS",
+    "DETAILED_ACCOUNTS",
+)
+EVENTS_LOG = "plugins/events-log/events/"
 
 
 class RestError(ReviewServerError):
@@ -39,11 +51,39 @@ class RestError(ReviewServerError):
 
     Attributes:
         status: HTTP status.
+        retry_after_s: How long the server asks us to wait; 0 where it does not say.
     """
 
-    def __init__(self, status: int, message: str, *, hint: str, retryable: bool) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        hint: str,
+        retryable: bool,
+        retry_after_s: float = 0.0,
+    ) -> None:
         super().__init__(message, hint=hint, retryable=retryable)
         self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class NoAnswer(ReviewServerError):
+    """Gerrit cannot be reached, or broke off, or is too slow.
+
+    Attributes:
+        sent: The request was on its way: what it asked for may have been done.
+        slow: It was given up, and whoever has it may still be at it.
+    """
+
+    def __init__(self, message: str, *, hint: str, sent: bool, slow: bool) -> None:
+        super().__init__(message, hint=hint, retryable=True)
+        self.sent = sent
+        self.slow = slow
+
+
+class NotGerrit(ReviewServerError):
+    """Something else answers in Gerrit's place: a login page, or a proxy's own words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +160,7 @@ class GerritRest:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.settings = settings
+        self._abort_failed = AbortFailed()
         self._client = httpx.Client(
             base_url=settings.url + "a/",
             auth=httpx.BasicAuth(settings.user, password),
@@ -184,6 +225,16 @@ class GerritRest:
             labels=_labels(reply, self.settings.user),
         )
 
+    def reads_project(self, project: str) -> bool:
+        """Whether our account may see a project at all."""
+        try:
+            self._get(f"projects/{quote(project, safe='')}")
+        except RestError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
     def review(
         self, project: str, number: int, revision: str, body: Mapping[str, Any]
     ) -> dict[str, int]:
@@ -204,12 +255,23 @@ class GerritRest:
         taken = labels.items() if isinstance(labels, dict) else ()
         return {name: value for name, value in taken if isinstance(value, int)}
 
-    def changes(self, query: str, *, start: int = 0, limit: int = 100) -> list[Json]:
-        """One page of a search with revisions and messages, newest update first.
+    def change(self, project: str, number: int, options: Sequence[str] = ()) -> Json:
+        """One change as Gerrit's ChangeInfo, past the search index, with these options."""
+        return _object(self._get(_path(project, number), {"o": list(options)}))
+
+    def changes(
+        self,
+        query: str,
+        *,
+        start: int = 0,
+        limit: int = 100,
+        options: Sequence[str] = HISTORY,
+    ) -> list[Json]:
+        """One page of a search, with revisions and messages by default, newest update first.
 
         The last one holds `_more_changes` where the page is not the last.
         """
-        parameters = {"q": query, "S": start, "n": limit, "o": list(HISTORY)}
+        parameters = {"q": query, "S": start, "n": limit, "o": list(options)}
         return _list(self._get("changes/", parameters))
 
     def patchset_comments(self, project: str, number: int) -> list[Json]:
@@ -225,6 +287,26 @@ class GerritRest:
                 raise
             return []
         return objects(reply, "/PATCHSET_LEVEL")
+
+    def branch_tip(self, project: str, branch: str) -> str:
+        """The commit that a branch points to; empty where there is no such branch."""
+        path = f"projects/{quote(project, safe='')}/branches/{quote(branch, safe='')}"
+        try:
+            reply = _object(self._get(path))
+        except RestError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return ""
+        return _commit(fields.text(reply, "revision"))
+
+    def logged_events(self, since: datetime) -> bytes:
+        """What the events-log plugin kept since then, one event a line, as the stream has it.
+
+        Raises:
+            RestError: 404 or 403: the server has no such plugin, or not for us.
+        """
+        content, _ = self._send("GET", EVENTS_LOG, parameters={"t1": f"{since:%Y-%m-%d %H:%M:%S}"})
+        return content.removeprefix(MAGIC.encode())
 
     def _get(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
         return self._json("GET", path, parameters=parameters)
@@ -242,7 +324,7 @@ class GerritRest:
         try:
             return json.loads(text.removeprefix(MAGIC))
         except (ValueError, RecursionError) as error:
-            raise ReviewServerError(
+            raise NotGerrit(
                 f"{self.settings.url} answered {method} {path} with something that is not JSON:"
                 f" {fields.clean_line(text, 80)!r}",
                 hint="check url: it must be Gerrit's own base address, not a login page",
@@ -258,9 +340,14 @@ class GerritRest:
         body: Mapping[str, Any] | None = None,
     ) -> tuple[bytes, httpx.Headers]:
         try:
-            with self._client.stream(method, path, params=parameters, json=body) as reply:
+            with self._client.stream(
+                method, path, params=parameters, json=body, extensions={"trace": self._abort_failed}
+            ) as reply:
                 content = bytearray()
+                deadline_s = time.monotonic() + TOTAL_S
                 for piece in reply.iter_bytes():
+                    if time.monotonic() > deadline_s:
+                        raise httpx.ReadTimeout(f"not done after {TOTAL_S:g} s")
                     content += piece
                     if len(content) > REPLY_LIMIT_BYTES:
                         raise ReviewServerError(
@@ -269,16 +356,18 @@ class GerritRest:
                         )
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
-            raise ReviewServerError(
+            raise NoAnswer(
                 f"{self.settings.url} does not answer {method} {path}: {why}",
                 hint="check that Gerrit runs and that url leads to it",
-                retryable=True,
+                sent=not isinstance(error, NOT_SENT),
+                slow=isinstance(error, httpx.TimeoutException),
             ) from error
         if reply.status_code != HTTPStatus.OK:
-            raise self._error(method, path, reply.status_code, bytes(content[:2000]))
+            raise self._error(method, path, reply, bytes(content[:2000]))
         return bytes(content), reply.headers
 
-    def _error(self, method: str, path: str, status: int, content: bytes) -> RestError:
+    def _error(self, method: str, path: str, reply: httpx.Response, content: bytes) -> RestError:
+        status = reply.status_code
         said = fields.clean_line(content.decode("utf-8", "replace"), 200)
         user, url = self.settings.user, self.settings.url
         hint = {
@@ -294,7 +383,20 @@ class GerritRest:
             f"{url} answered {method} {path} with {status}: {said}",
             hint=hint,
             retryable=status in {408, 409, 425, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+            retry_after_s=_retry_after_s(reply.headers.get("retry-after", "")),
         )
+
+
+def _retry_after_s(value: str) -> float:
+    """Seconds, or a date, as HTTP has it; 0 for anything else."""
+    if value.strip().isdecimal():
+        return float(value[:9])
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    zone = at.tzinfo or UTC
+    return max(0.0, (at.replace(tzinfo=zone) - datetime.now(UTC)).total_seconds())
 
 
 def _is_loopback(url: str) -> bool:
@@ -321,18 +423,6 @@ def _object(value: Any) -> Json:
 
 def _list(value: Any) -> list[Json]:
     return objects({"reply": value}, "reply")
-
-
-def objects(source: Json, name: str) -> list[Json]:
-    """A member that must be a list of objects; empty where it is missing.
-
-    Raises:
-        MalformedEvent: It is something else.
-    """
-    value = source.get(name, [])
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise MalformedEvent(f"{name} is not a list of objects")
-    return value
 
 
 def _message(source: Json) -> Message:

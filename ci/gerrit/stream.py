@@ -5,12 +5,12 @@ Built on gerritlib's watcher thread, with what makes it lose events replaced: it
 reads one line, while the rest of a burst waits unseen in a buffer until more bytes come.
 
 Here one thread only reads, so that the server's own queue (128 events, then it drops some)
-never fills while a slow caller works; the caller's thread takes the lines one by one.
+never fills while a slow caller works; the caller's thread takes what waits, in order.
 """
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import gerritlib.gerrit
 import paramiko
@@ -18,12 +18,13 @@ import paramiko
 from ci.errors import HypervouchBug, HypervouchError, ReviewServerError
 from ci.gerrit.fields import clean_line
 from ci.gerrit.lines import Handover, LineBuffer
-from ci.gerrit.parse import MAX_LINE_BYTES
+from ci.gerrit.parse import MAX_LINE_BYTES, REF_UPDATED, REVIEWER_DELETED
 from ci.gerrit.ssh import CONNECT_TIMEOUT_S, AccessError, PinnedConnection
 from ci.layout import Connection
 from ci.model.event import EventKind
 
-COMMAND = "gerrit stream-events " + " ".join(f"-s {kind.value}" for kind in EventKind)
+TYPES = (*(kind.value for kind in EventKind), REVIEWER_DELETED, REF_UPDATED)
+COMMAND = "gerrit stream-events " + " ".join(f"-s {name}" for name in TYPES)
 SETTLE_S = 0.3
 """Gerrit accepts the command a moment before it listens; measured in
 tests/integration/test_gerrit_stream.py, and covered by the overlap of catch-up besides."""
@@ -38,6 +39,8 @@ DROPPED = "dropped-output"
 CONNECTED = b""
 """Handed over when the subscription stands; no line is empty."""
 LINE_OVERHEAD_BYTES = 100
+MOST_LINES = 500
+"""Handed over at once, when so many wait."""
 
 
 class EventStream:
@@ -45,10 +48,10 @@ class EventStream:
 
     Args:
         settings: The connection.
-        on_line: Called with every line, in order, without its line end, in the thread that
-            called `run_once`. A line above MAX_LINE_BYTES comes cut just above that limit.
-            What it raises ends `run_once`; lines not yet handed over are then lost to the
-            stream and found by the next catch-up.
+        on_lines: Called with the lines that wait, in order, without their line ends, in the
+            thread that called `run_once`. A line above MAX_LINE_BYTES comes cut just above
+            that limit. What it raises ends `run_once`; lines not yet handed over are then
+            lost to the stream and found by the next catch-up.
         on_connected: Called in the same thread when the subscription stands and before the
             first line: what is caught up now has no gap to what the stream tells. Called
             again when the server says that it dropped events. Events that come meanwhile
@@ -59,13 +62,13 @@ class EventStream:
     def __init__(
         self,
         settings: Connection,
-        on_line: Callable[[bytes], None],
+        on_lines: Callable[[Sequence[bytes]], None],
         on_connected: Callable[[], None],
         *,
         settle_s: float = SETTLE_S,
     ) -> None:
         self._settings = settings
-        self._on_line = on_line
+        self._on_lines = on_lines
         self._on_connected = on_connected
         self._settle_s = settle_s
         self._lock = threading.Lock()
@@ -108,13 +111,21 @@ class EventStream:
 
     def _hand_over(self, watcher: "_Watcher") -> None:
         while not self._stopped:
-            line = watcher.items.take()
-            if line is None:
+            waiting = watcher.items.take(MOST_LINES)
+            if not waiting:
                 return
-            if line == CONNECTED or _says_dropped(line):
+            lines: list[bytes] = []
+            for line in waiting:
+                if line != CONNECTED and not _says_dropped(line):
+                    lines.append(line)
+                    continue
+                # What is caught up now must not overtake the lines before it.
+                if lines:
+                    self._on_lines(lines)
+                    lines = []
                 self._on_connected()
-            else:
-                self._on_line(line)
+            if lines:
+                self._on_lines(lines)
 
 
 def _says_dropped(line: bytes) -> bool:

@@ -48,9 +48,13 @@ class AttemptRecord:
         error: What went wrong, for results other than SUCCESS and FAILURE.
         hint: How to mend that.
         tip: Branch tip that it was merged onto, or that it tested.
+        tree: What it tested; what was put beside the checkout counts.
+        base_tree: What its baseline has to test: the same without the patch.
+        dependency: It ended because of what the change depends on, not of the change.
         interrupted: It ended because this program was stopped or killed: nobody's fault,
             and not counted against the nodes.
         grade: Evidence grade of the node it ran on.
+        hypervisor: What ran there, with its version.
     """
 
     attempt_id: str
@@ -61,8 +65,12 @@ class AttemptRecord:
     error: str = ""
     hint: str = ""
     tip: str = ""
+    tree: str = ""
+    base_tree: str = ""
+    dependency: bool = False
     interrupted: bool = False
     grade: str = "none"
+    hypervisor: str = ""
 
     @property
     def finished_tests(self) -> bool:

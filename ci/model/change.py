@@ -51,6 +51,10 @@ class Change:
         wip: Work in progress.
         private: Visible to few.
         topic: Empty when there is none.
+        hashtags: In Gerrit's order.
+        owner_email: Empty where it is hidden.
+        message: The commit message of the patch set the source showed, capped; hostile text;
+            empty where the source does not tell.
     """
 
     project: str
@@ -64,6 +68,9 @@ class Change:
     wip: bool = False
     private: bool = False
     topic: str = ""
+    hashtags: tuple[str, ...] = ()
+    owner_email: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

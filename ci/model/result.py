@@ -55,6 +55,7 @@ class FailureClass(StrEnum):
     NEW_FAILING = "new-failing"
     INFRA = "infra"
     CONFLICT = "conflict"
+    DEPENDENCY = "dependency"
     EMPTY = "empty"
     CANCELED = "canceled"
 
@@ -128,9 +129,11 @@ class Verdict:
         succeeded: Whether the comment says "succeeded".
         reason: One sentence.
         report: Whether anything is posted at all (a merge conflict may be silent).
+        held: Whether the review waits until an operator releases it.
     """
 
     vote: Vote | None
     succeeded: bool
     reason: str
     report: bool = True
+    held: bool = False

@@ -18,6 +18,8 @@ class Review:
         message: The comment, at most 15,000 bytes of UTF-8.
         label: Label to vote on; None for a comment alone.
         value: Vote; 0 where `label` is None.
+        comment_when_stale: Whether the comment, without its vote, is still posted once the
+            patch set is no longer current; else the review is dropped.
     """
 
     project: str
@@ -29,3 +31,4 @@ class Review:
     message: str
     label: str | None = None
     value: int = 0
+    comment_when_stale: bool = False

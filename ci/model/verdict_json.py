@@ -45,4 +45,5 @@ def verdict_from_json(data: dict[str, Any]) -> Verdict:
         succeeded=data["succeeded"],
         reason=data["reason"],
         report=data["report"],
+        held=data.get("held", False),
     )

@@ -3,12 +3,14 @@
 
 `deliver` is called at least once for every Outbox row. It reads first: the change's current
 patch set, and whether this very message is there already; so a crash between the server's
-acceptance and our commit costs nothing. Thread-safety: one call per connection at a time.
+acceptance and our commit costs nothing. Thread-safety: several calls at a time per connection,
+never two for one change.
 """
 
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from ci.errors import ReviewServerError
 from ci.model.review import Review
 
 
@@ -18,19 +20,51 @@ class Delivery(StrEnum):
     DELIVERED = "delivered"
     ALREADY_THERE = "already-there"
     STALE = "stale"  # no longer the current patch set, or closed: not posted
-    REFUSED = "refused"  # posted, but the server dropped the label or the right is missing
+    GONE = "gone"  # the change is not to be seen: deleted, or private
+    REFUSED = "refused"  # the server dropped the label, or the right is missing
+
+
+class Outcome(NamedTuple):
+    """What became of a row, one sentence for the operator, and how it got there.
+
+    Attributes:
+        delivery: What became of it.
+        note: Why, or where it stands.
+        transport: `rest`, `ssh`, or nothing where that means nothing.
+    """
+
+    delivery: Delivery
+    note: str
+    transport: str = ""
+
+
+class ServerAway(ReviewServerError):
+    """The server itself is at fault: any other review would fare alike, so one try is enough.
+
+    Attributes:
+        pause_s: How long the server, or sense, asks us to wait at least.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", pause_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint, retryable=True)
+        self.pause_s = pause_s
 
 
 class Reporter(Protocol):
     """Delivers reviews to one connection."""
 
-    def deliver(self, review: Review) -> tuple[Delivery, str]:
+    def deliver(self, review: Review) -> Outcome:
         """Post a review unless it is stale or there already.
 
-        Returns:
-            What became of it and one sentence for the operator.
-
         Raises:
-            ReviewServerError: Nothing is known of the outcome; try again later.
+            ServerAway: Nothing could be done for any change; try later.
+            ReviewServerError: Nothing is known of this one's outcome; try again later.
+        """
+        ...
+
+    def doubt(self, review: Review) -> None:
+        """An earlier process may have sent this just before it died, with no answer seen.
+
+        A server that is slow may still be at it: what is not there yet is not sent at once.
         """
         ...

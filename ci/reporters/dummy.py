@@ -2,10 +2,11 @@
 """A reporter that remembers, for tests: it keeps the seam's promises and its callers honest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ci.errors import HypervouchBug, HypervouchError
+from ci.errors import HypervouchBug, HypervouchError, ReviewServerError
 from ci.model.review import Review
-from ci.reporters.base import Delivery
+from ci.reporters.base import Delivery, Outcome
 
 MAX_BYTES = 15_000
 
@@ -33,11 +34,11 @@ class DummyReporter:
     ) -> None:
         self._script = list(script)
         self._crashes = crash_after_post
-        self._error = error or HypervouchError("the line broke", retryable=True)
+        self._error = error or ReviewServerError("the line broke", retryable=True)
         self.current = dict(current or {})
         self.posted: list[Review] = []
 
-    def deliver(self, review: Review) -> tuple[Delivery, str]:
+    def deliver(self, review: Review) -> Outcome:
         """Post a review unless it is stale or there already.
 
         Raises:
@@ -50,12 +51,17 @@ class DummyReporter:
             del self._script[0]
             raise step
         if any(_same(review, one) for one in self.posted):
-            return Delivery.ALREADY_THERE, "the comment is there already"
+            return Outcome(Delivery.ALREADY_THERE, "the comment is there already", "dummy")
         if self.current.get(review.change_number, review.patchset) != review.patchset:
-            return Delivery.STALE, "not the current patch set"
+            if not review.comment_when_stale:
+                return Outcome(Delivery.STALE, "not the current patch set", "dummy")
+            review = replace(review, label=None, value=0)
         return self._post(review)
 
-    def _post(self, review: Review) -> tuple[Delivery, str]:
+    def doubt(self, review: Review) -> None:
+        """What was sent is there at once."""
+
+    def _post(self, review: Review) -> Outcome:
         step = self._script.pop(0) if self._script else Delivery.DELIVERED
         outcome = step if isinstance(step, Delivery) else Delivery.DELIVERED
         if outcome in {Delivery.DELIVERED, Delivery.REFUSED}:
@@ -63,7 +69,7 @@ class DummyReporter:
         if self._crashes > 0:
             self._crashes -= 1
             raise self._error
-        return outcome, f"{outcome.value} by the dummy"
+        return Outcome(outcome, f"{outcome.value} by the dummy", "dummy")
 
 
 def _same(left: Review, right: Review) -> bool:

@@ -4,9 +4,9 @@
 Lifecycle of one Session, driven by the worker inside one lease:
 
 1. `connect(endpoint)` gives a Session; NodeUnavailable when the node refuses us.
-2. `put_tree` once, then `run` for each step, one at a time. A holder before us may have died
-   without a word: whatever a session with the same working directory left running there is
-   ended before the tree is put.
+2. `put_tree` for each directory, then `run` for each step, one at a time. A holder before us
+   may have died without a word: whatever a session with the same working directory left
+   running there is ended before a tree is put.
 3. `kill` ends everything that `run` ever started there, process groups and all. It may be
    called from another thread while `run` blocks, must succeed when repeated and when
    nothing runs; `run` then returns or raises promptly.

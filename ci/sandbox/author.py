@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A patch author: pushes changes and patch sets, comments, and reads votes back.
+"""A patch author: pushes changes and patch sets, and reviews as people do.
 
 Works against any server that speaks Gerrit's SSH and REST, the real one and the sandbox.
 """
@@ -9,14 +9,15 @@ import re
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 from ci import proc
 from ci.errors import ReviewServerError
 from ci.sandbox.account import ReviewServer
+from ci.sandbox.reviewer import PushedChange, Reviewer
+
+__all__ = ["Files", "PushRefused", "PushedChange", "Pusher", "git_environment"]
 
 _NEW = re.compile(r"/\+/(\d+) ")
 Files = Mapping[str, str | bytes | None]
@@ -24,29 +25,6 @@ Files = Mapping[str, str | bytes | None]
 
 class PushRefused(ReviewServerError):
     """Git or the server refused; the text is what they said."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushedChange:
-    """One patch set as it was pushed."""
-
-    project: str
-    branch: str
-    number: int
-    change_id: str
-    patchset: int
-    revision: str
-    subject: str
-
-    @property
-    def ref(self) -> str:
-        """Where the server keeps the patch set."""
-        return f"refs/changes/{self.number % 100:02d}/{self.number}/{self.patchset}"
-
-    @property
-    def id(self) -> str:
-        """The change in a REST path; unlike a bare number it needs no search index."""
-        return f"{quote(self.project, safe='')}~{self.number}"
 
 
 def git_environment(server: ReviewServer) -> dict[str, str]:
@@ -73,7 +51,7 @@ def git_environment(server: ReviewServer) -> dict[str, str]:
     }
 
 
-class Pusher:
+class Pusher(Reviewer):
     """One author with a clone of one project. Not thread-safe: one pusher per thread.
 
     Args:
@@ -83,7 +61,7 @@ class Pusher:
     """
 
     def __init__(self, server: ReviewServer, project: str, workdir: Path) -> None:
-        self.server = server
+        super().__init__(server)
         self.project = project
         self.workdir = workdir
         self._environment = git_environment(server)
@@ -92,6 +70,11 @@ class Pusher:
         self.git("config", "gc.auto", "0")
         self.git("remote", "add", "origin", server.ssh_url(project))
         self.refresh()
+
+    def beside(self, project: str) -> "Pusher":
+        """The same author with a clone of another project."""
+        clone = f"{self.workdir.name}-{project.replace('/', '-')}"
+        return Pusher(self.server, project, self.workdir.parent / clone)
 
     def git(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """Run git in the clone; returns both its streams.
@@ -123,6 +106,7 @@ class Pusher:
         branch: str = "master",
         base: str | None = None,
         body: str = "",
+        footers: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> PushedChange:
         """Push a new change.
@@ -133,6 +117,7 @@ class Pusher:
             branch: Target branch.
             base: Commit to build upon; the branch's tip by default.
             body: Further paragraphs of the message.
+            footers: Lines before its Change-Id, for instance `Depends-On: ...`.
             options: Push options of the server, for instance `wip` or `topic=xen`.
 
         Raises:
@@ -141,20 +126,23 @@ class Pusher:
         change_id = "I" + secrets.token_hex(20)
         self.git("checkout", "-q", "-f", "--detach", base or f"refs/remotes/origin/{branch}")
         self._write(files)
-        self._commit(_message(subject, body, change_id))
+        change = PushedChange(
+            project=self.project,
+            branch=branch,
+            number=0,
+            change_id=change_id,
+            patchset=1,
+            revision="",
+            subject=subject,
+            body=body,
+            footers=tuple(footers),
+        )
+        self._commit(_message(change))
         said = self._push_for_review(branch, options)
         found = _NEW.search(said)
         if found is None:
             raise PushRefused(f"the server named no change number: {said}")
-        return PushedChange(
-            project=self.project,
-            branch=branch,
-            number=int(found.group(1)),
-            change_id=change_id,
-            patchset=1,
-            revision=self.head(),
-            subject=subject,
-        )
+        return replace(change, number=int(found.group(1)), revision=self.head())
 
     def amend(
         self,
@@ -162,27 +150,40 @@ class Pusher:
         files: Files | None = None,
         *,
         subject: str | None = None,
+        body: str | None = None,
+        footers: Sequence[str] | None = None,
         options: Sequence[str] = (),
     ) -> PushedChange:
         """Push the next patch set of a change; without files only the message changes.
+
+        What is not given of the message stays as it was.
 
         Raises:
             PushRefused: The server refused, for instance an identical patch set.
         """
         self.git("checkout", "-q", "-f", "--detach", change.revision)
         self._write(files or {})
-        title = subject or change.subject
-        self._commit(_message(title, "", change.change_id), "--amend")
-        self._push_for_review(change.branch, options)
-        return PushedChange(
-            project=change.project,
-            branch=change.branch,
-            number=change.number,
-            change_id=change.change_id,
+        amended = replace(
+            change,
             patchset=change.patchset + 1,
-            revision=self.head(),
-            subject=title,
+            subject=subject or change.subject,
+            body=change.body if body is None else body,
+            footers=change.footers if footers is None else tuple(footers),
         )
+        self._commit(_message(amended), "--amend")
+        self._push_for_review(change.branch, options)
+        return replace(amended, revision=self.head())
+
+    def rebase(self, change: PushedChange) -> PushedChange:
+        """Push a change anew on the branch's tip, as `refresh` saw it last.
+
+        Raises:
+            PushRefused: It does not apply there.
+        """
+        self.git("checkout", "-q", "-f", "--detach", change.revision)
+        self.git("rebase", "-q", f"refs/remotes/origin/{change.branch}")
+        self._push_for_review(change.branch, ())
+        return replace(change, patchset=change.patchset + 1, revision=self.head())
 
     def push_branch(self, files: Files, *, branch: str = "master", subject: str = "Base") -> str:
         """Push a commit to a branch directly, without review; returns its id.
@@ -218,64 +219,7 @@ class Pusher:
         target = f"refs/for/{branch}" + ("%" + ",".join(options) if options else "")
         return self.git("push", "origin", f"HEAD:{target}")
 
-    def review(
-        self,
-        change: PushedChange,
-        message: str,
-        *,
-        labels: Mapping[str, int] | None = None,
-        patchset: int | None = None,
-        tag: str | None = None,
-        extra: Mapping[str, object] | None = None,
-    ) -> Any:
-        """Comment and vote by REST as this account; returns the server's reply."""
-        body: dict[str, object] = {"message": message, "labels": dict(labels or {})}
-        if tag is not None:
-            body["tag"] = tag
-        revision = change.patchset if patchset is None else patchset
-        return self.server.rest(
-            "POST",
-            f"/changes/{change.id}/revisions/{revision}/review",
-            body | dict(extra or {}),
-        )
 
-    def comment(self, change: PushedChange, text: str) -> Any:
-        """Say something on the change's patch set, for instance `recheck`."""
-        return self.review(change, text)
-
-    def abandon(self, change: PushedChange, reason: str = "") -> Any:
-        """Abandon the change."""
-        return self.server.rest("POST", f"/changes/{change.id}/abandon", {"message": reason})
-
-    def restore(self, change: PushedChange, reason: str = "") -> Any:
-        """Take an abandoned change up again."""
-        return self.server.rest("POST", f"/changes/{change.id}/restore", {"message": reason})
-
-    def submit(self, change: PushedChange) -> Any:
-        """Merge the change; an administrator's Code-Review+2 comes with it."""
-        self.review(change, "", labels={"Code-Review": 2})
-        return self.server.rest("POST", f"/changes/{change.id}/submit", {})
-
-    def detail(self, change: PushedChange) -> Any:
-        """The change as REST shows it, with labels, messages and current revision."""
-        return self.server.rest("GET", f"/changes/{change.id}/detail?o=CURRENT_REVISION")
-
-    def votes(self, change: PushedChange, label: str = "Verified") -> dict[str, int]:
-        """Who voted what on the current patch set; zeros are left out."""
-        given = self.detail(change)["labels"].get(label, {}).get("all", [])
-        return {one["username"]: one["value"] for one in given if one.get("value", 0) != 0}
-
-    def messages(
-        self, change: PushedChange, *, tag: str | None = None, author: str | None = None
-    ) -> list[dict[str, Any]]:
-        """The change's messages, oldest first; only those with this tag or by this author."""
-        return [
-            one
-            for one in self.detail(change)["messages"]
-            if (tag is None or one.get("tag") == tag)
-            and (author is None or one.get("author", {}).get("username") == author)
-        ]
-
-
-def _message(subject: str, body: str, change_id: str) -> str:
-    return "\n\n".join(part for part in (subject, body, f"Change-Id: {change_id}") if part) + "\n"
+def _message(change: PushedChange) -> str:
+    footers = "\n".join([*change.footers, f"Change-Id: {change.change_id}"])
+    return "\n\n".join(part for part in (change.subject, change.body, footers) if part) + "\n"

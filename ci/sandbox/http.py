@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sandbox's HTTP daemon: REST, and git fetch by its smart protocol."""
+"""The sandbox's HTTP daemon: REST, and git's fetch and push by its smart protocol."""
 
 import base64
 import binascii
@@ -19,15 +19,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from ci import proc
 from ci.errors import HypervouchError
-from ci.sandbox.changes import NOT_FOUND, Refused
+from ci.sandbox.bridge import Bridge
+from ci.sandbox.calls import BAD_REQUEST, NO_CONTENT, Request, spell
+from ci.sandbox.changes import FORBIDDEN, NOT_FOUND, Refused
 from ci.sandbox.records import AccountRecord
 from ci.sandbox.repositories import NoSuchProject, Repositories
-from ci.sandbox.rest import BAD_REQUEST, Request, Rest, spell
+from ci.sandbox.rest import Rest
 from ci.sandbox.store import Store, password_fits
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 16 << 20
-UPLOAD_PACK = "git-upload-pack"
+UPLOAD_PACK, RECEIVE_PACK = "git-upload-pack", "git-receive-pack"
 _log = logging.getLogger(__name__)
 UNAUTHORIZED, TOO_LARGE, SERVER_ERROR = 401, 413, 500
 
@@ -54,9 +56,10 @@ class HttpServer:
             daemon=True,
         )
 
-    def start(self, rest: Rest) -> None:
+    def start(self, rest: Rest, bridge: Bridge) -> None:
         """Begin to answer."""
         self._server.rest = rest
+        self._server.bridge = bridge
         self._thread.start()
 
     def stop(self) -> None:
@@ -73,6 +76,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
     rest: Rest
+    bridge: Bridge
 
     def __init__(self, port: int, store: Store, repositories: Repositories) -> None:
         super().__init__((HOST, port), _Handler)
@@ -126,7 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._guarded()
 
     def do_PUT(self) -> None:
-        """Makes projects."""
+        """Makes projects, sets topics."""
+        self._guarded()
+
+    def do_DELETE(self) -> None:
+        """Deletes changes and votes."""
         self._guarded()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
@@ -188,19 +196,23 @@ class _Handler(BaseHTTPRequestHandler):
             segments = segments[1:]
             account = self._login()
             if account is None:
-                self._plain(
-                    UNAUTHORIZED,
-                    "Unauthorized",
-                    ("WWW-Authenticate", 'Basic realm="Gerrit Code Review"'),
-                )
+                self._demand_login()
                 return
         query = parse_qs(parts.query, keep_blank_values=True)
-        if segments[-2:] == ("info", "refs"):
-            self._advertise(segments[:-2], query)
-        elif segments[-1:] == (UPLOAD_PACK,):
-            self._upload_pack(segments[:-1], body)
+        advertise = segments[-2:] == ("info", "refs")
+        program = query.get("service", [""])[-1] if advertise else segments[-1:]
+        if program in {RECEIVE_PACK, (RECEIVE_PACK,)} and account is None:
+            self._demand_login()
+        elif advertise:
+            self._advertise(segments[:-2], str(program), account)
+        elif program in {(UPLOAD_PACK,), (RECEIVE_PACK,)}:
+            self._git_reply(segments[:-1], segments[-1], account, body)
         else:
             self._rest(segments, query, account, body)
+
+    def _demand_login(self) -> None:
+        realm = 'Basic realm="Gerrit Code Review"'
+        self._plain(UNAUTHORIZED, "Unauthorized", ("WWW-Authenticate", realm))
 
     def _login(self) -> AccountRecord | None:
         scheme, _, value = self.headers.get("Authorization", "").partition(" ")
@@ -231,26 +243,48 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.server.rest.answer(
             Request(method=self.command, path=segments, query=query, account=account, body=parsed)
         )
-        self._send(reply.status, "application/json;charset=utf-8", spell(reply.value))
+        if reply.text is not None:
+            self._send(reply.status, "text/plain;charset=utf-8", reply.text.encode())
+        else:
+            self._send(reply.status, "application/json;charset=utf-8", spell(reply.value))
 
-    def _advertise(self, segments: tuple[str, ...], query: dict[str, list[str]]) -> None:
-        if query.get("service") != [UPLOAD_PACK]:
-            raise Refused(403, "git push over HTTP is not offered by the sandbox: use SSH")
-        shown = self._git(segments, b"", "--advertise-refs")
-        service = f"# service={UPLOAD_PACK}\n".encode()
+    def _advertise(
+        self, segments: tuple[str, ...], program: str, account: AccountRecord | None
+    ) -> None:
+        if program not in {UPLOAD_PACK, RECEIVE_PACK}:
+            raise Refused(FORBIDDEN, "Forbidden")
+        shown = self._git(segments, program, account, b"", "--advertise-refs")
+        service = f"# service={program}\n".encode()
         head = f"{len(service) + 4:04x}".encode() + service + b"0000"
-        self._send(200, f"application/x-{UPLOAD_PACK}-advertisement", head + shown)
+        self._send(200, f"application/x-{program}-advertisement", head + shown)
 
-    def _upload_pack(self, segments: tuple[str, ...], body: bytes) -> None:
-        self._send(200, f"application/x-{UPLOAD_PACK}-result", self._git(segments, body))
+    def _git_reply(
+        self,
+        segments: tuple[str, ...],
+        program: str,
+        account: AccountRecord | None,
+        body: bytes,
+    ) -> None:
+        answer = self._git(segments, program, account, body)
+        self._send(200, f"application/x-{program}-result", answer)
 
-    def _git(self, segments: tuple[str, ...], body: bytes, *options: str) -> bytes:
-        path = self.server.repositories.path("/".join(segments))
+    def _git(
+        self,
+        segments: tuple[str, ...],
+        program: str,
+        account: AccountRecord | None,
+        body: bytes,
+        *options: str,
+    ) -> bytes:
+        project = "/".join(segments)
+        path = self.server.repositories.path(project)
         environment = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+        if account is not None:
+            environment |= self.server.bridge.environment(project, account.username)
         if protocol := self.headers.get("Git-Protocol"):
             environment["GIT_PROTOCOL"] = protocol[:100]
         done = proc.run(
-            ["git", "upload-pack", "--stateless-rpc", *options, str(path)],
+            ["git", program.removeprefix("git-"), "--stateless-rpc", *options, str(path)],
             stdin=body,
             env=environment,
             timeout_s=300,
@@ -263,6 +297,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, content_type: str, body: bytes, *headers: tuple[str, str]) -> None:
         self.send_response(status)
+        if status == NO_CONTENT:
+            self.end_headers()
+            return
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-cache, no-store")

@@ -9,6 +9,9 @@ from ci.sandbox.records import AccountRecord
 NO_CHANGE = "NO_CHANGE"
 NO_CODE_CHANGE = "NO_CODE_CHANGE"
 TRIVIAL_REBASE = "TRIVIAL_REBASE"
+REWORK = "REWORK"
+# What a condition on a kind holds for: a patch set that changes nothing is any kind of change.
+_COVERED = {NO_CHANGE: (NO_CHANGE, NO_CODE_CHANGE, TRIVIAL_REBASE)}
 _LOWEST = "is:MIN"
 
 
@@ -43,7 +46,8 @@ class VoteLabel:
 
         What held is in bold there, as Gerrit's message about the patch set has it.
         """
-        held = {f"changekind:{kind}", *([_LOWEST] if value == self.lowest else [])}
+        held = {f"changekind:{one}" for one in _COVERED.get(kind, (kind,))}
+        held |= {_LOWEST} if value == self.lowest else set()
         words = [f"**{one}**" if one in held else one for one in self.copied_if]
         return bool(held & set(self.copied_if)), " OR ".join(words)
 

@@ -2,21 +2,31 @@
 """Gerrit's query language, the part that a CI uses; pure.
 
 Terms stand side by side (and), with `OR`, `AND`, `-` or `NOT`, and brackets. Operators:
-status is project branch change owner topic after since before until limit, a bare change
-number or Change-Id.
+status is project branch change owner topic hashtag message label after since before until
+limit, a bare change number or Change-Id.
 """
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ci.errors import HypervouchError
+from ci.sandbox.labels import LABELS
 from ci.sandbox.records import ChangeRecord
 
 Predicate = Callable[[ChangeRecord], bool]
 _TOKEN = re.compile(r'\(|\)|-?[a-z]+:(?:"[^"]*"?|\{[^}]*\}?|[^\s()]+)|"[^"]*"?|[^\s()]+')
 _TIME_FORMATS = ("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+_VOTE = re.compile(r"([A-Za-z][\w-]*?)([<>]=?|=)?([+-]?\d+|MAX|MIN)(?:,(?:user=)?([^,]+))?")
+_COMPARED: dict[str, Callable[[int, int], bool]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _CLOSED = frozenset({"MERGED", "ABANDONED"})
 MAX_DEPTH = 20
 
@@ -94,8 +104,10 @@ class _Reader:
             return _bare(token.strip('"'))
         value = value.strip('"').removeprefix("{").removesuffix("}")
         if name == "limit":
-            if not value.isdecimal() or int(value) < 1:
+            if not value.isdecimal():
                 raise BadQuery(f"Invalid limit: {value}")
+            if int(value) < 1:
+                raise BadQuery(f"limit must be positive: {value}")
             self.limit = int(value)
             return lambda _change: True
         return _predicate(name, value)
@@ -123,6 +135,8 @@ def _status(value: str) -> Predicate:
         return lambda change: change.status == word
     if word == "WIP":
         return lambda change: change.wip
+    if word == "PRIVATE":
+        return lambda change: change.private
     raise BadQuery(f"Unrecognized value: {value}")
 
 
@@ -133,6 +147,41 @@ def _change(value: str) -> Predicate:
     if not number.isdecimal():
         raise BadQuery(f"Invalid change: {value}")
     return lambda change: (change.project, change.number) == (project, int(number))
+
+
+def _message(value: str) -> Predicate:
+    """All of these words stand in the commit message."""
+    wanted = _words(value)
+    return lambda change: wanted <= _words(change.current.message)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def _label(value: str) -> Predicate:
+    """`NAME=N`, `NAME+N`, `NAME>=N`, ... on the current patch set, by `,user=NAME` or anybody."""
+    found = _VOTE.fullmatch(value)
+    if found is None:
+        raise BadQuery(f"Invalid label query: {value}")
+    name, sign, wanted, who = found.groups()
+    label = LABELS.get(name)
+    if label is None:
+        return lambda _change: False
+    number = {"MAX": label.highest, "MIN": label.lowest}.get(wanted)
+    number = int(wanted) if number is None else number
+    holds = _COMPARED[sign or "="]
+
+    def matches(change: ChangeRecord) -> bool:
+        given = [
+            one.value
+            for one in change.approvals
+            if (one.label, one.patchset) == (name, change.current.number)
+            and who in {None, one.username}
+        ]
+        return any(holds(one, number) for one in given or [0])
+
+    return matches
 
 
 def _predicate(name: str, value: str) -> Predicate:
@@ -149,9 +198,12 @@ def _predicate(name: str, value: str) -> Predicate:
         "branch": lambda change: change.branch == value.removeprefix("refs/heads/"),
         "topic": lambda change: change.topic == value,
         "owner": lambda change: change.owner == value,
+        "hashtag": lambda change: value.lstrip("#").lower() in map(str.lower, change.hashtags),
     }
     if name in simple:
         return simple[name]
+    if name in {"message", "label"}:
+        return _message(value) if name == "message" else _label(value)
     if name in {"status", "is"}:
         return _status(value)
     if name == "change":

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the sandbox remembers, as frozen values; times are epoch seconds."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AccountRecord:
     """Somebody who may log in.
 
@@ -34,7 +34,7 @@ class AccountRecord:
     admin: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PatchSetRecord:
     """One version of a change."""
 
@@ -56,7 +56,7 @@ class PatchSetRecord:
         return 6 + self.message.count("\n")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ApprovalRecord:
     """One vote on one patch set; `copied` when it was kept from the one before."""
 
@@ -69,7 +69,7 @@ class ApprovalRecord:
     copied: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MessageRecord:
     """One message on a change."""
 
@@ -81,7 +81,22 @@ class MessageRecord:
     tag: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommentRecord:
+    """One remark on a file or, as `/PATCHSET_LEVEL`, on the patch set; `line` 0 for neither."""
+
+    id: str
+    message_id: str
+    patchset: int
+    username: str
+    path: str
+    line: int
+    date: float
+    text: str
+    unresolved: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChangeRecord:
     """A change with all that was said of it; patch sets in order, the last one is current."""
 
@@ -95,9 +110,13 @@ class ChangeRecord:
     status: str = "NEW"
     topic: str = ""
     wip: bool = False
-    patchsets: tuple[PatchSetRecord, ...] = field(default=())
-    approvals: tuple[ApprovalRecord, ...] = field(default=())
-    messages: tuple[MessageRecord, ...] = field(default=())
+    private: bool = False
+    hashtags: tuple[str, ...] = ()
+    reviewers: tuple[str, ...] = ()
+    patchsets: tuple[PatchSetRecord, ...] = ()
+    approvals: tuple[ApprovalRecord, ...] = ()
+    messages: tuple[MessageRecord, ...] = ()
+    comments: tuple[CommentRecord, ...] = ()
 
     @property
     def current(self) -> PatchSetRecord:
@@ -133,10 +152,35 @@ class ChangeRecord:
             None,
         )
 
+    def all_reviewers(self) -> list[str]:
+        """Whoever was added, voted, or spoke on somebody else's change; each once."""
+        return list(
+            dict.fromkeys(
+                [
+                    *self.reviewers,
+                    *(one.username for one in self.approvals),
+                    *(one.username for one in self.messages if one.username != self.owner),
+                ]
+            )
+        )
+
+    def visible_to(self, username: str) -> bool:
+        """Whether an account may see it: a private change is its owner's and reviewers'."""
+        return not self.private or username == self.owner or username in self.all_reviewers()
+
 
 def to_json(record: AccountRecord | ChangeRecord) -> dict[str, Any]:
     """A record as JSON values."""
-    return asdict(record)
+    stored = _fields(record)
+    for name in ("patchsets", "approvals", "messages", "comments"):
+        if name in stored:
+            stored[name] = [_fields(one) for one in stored[name]]
+    return stored
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    # Far faster than dataclasses.asdict, which copies every value in it.
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def change_from_json(stored: dict[str, Any]) -> ChangeRecord:
@@ -150,5 +194,8 @@ def change_from_json(stored: dict[str, Any]) -> ChangeRecord:
             ),
             "approvals": tuple(ApprovalRecord(**one) for one in stored["approvals"]),
             "messages": tuple(MessageRecord(**one) for one in stored["messages"]),
+            "comments": tuple(CommentRecord(**one) for one in stored.get("comments", ())),
+            "hashtags": tuple(stored.get("hashtags", ())),
+            "reviewers": tuple(stored.get("reviewers", ())),
         }
     )

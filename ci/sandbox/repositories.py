@@ -12,7 +12,7 @@ from ci import proc
 from ci.errors import HypervouchError, ReviewServerError
 from ci.model.change import REVISION, valid_project
 from ci.sandbox import git_hook
-from ci.sandbox.labels import NO_CODE_CHANGE, TRIVIAL_REBASE
+from ci.sandbox.labels import NO_CHANGE, NO_CODE_CHANGE, REWORK, TRIVIAL_REBASE
 
 ZERO = "0" * 40
 _CHANGE_ID = re.compile(r"^Change-Id: (I[0-9a-f]{40})$", re.MULTILINE)
@@ -185,12 +185,12 @@ class Repositories:
     def kind(self, project: str, old: Commit, new: Commit) -> str:
         """Gerrit's word for how a patch set differs from the one before."""
         if old.parents == new.parents and old.tree == new.tree:
-            return "NO_CHANGE" if old.message == new.message else NO_CODE_CHANGE
+            return NO_CHANGE if old.message == new.message else NO_CODE_CHANGE
         if old.parents != new.parents and old.message == new.message:
             before, after = (self._patch_id(project, one.revision) for one in (old, new))
             if before == after:
                 return TRIVIAL_REBASE
-        return "REWORK"
+        return REWORK
 
     def _patch_id(self, project: str, revision: str) -> str:
         where = ["git", "-C", str(self.path(project))]

@@ -1,72 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sandbox's REST interface: Gerrit's addresses, statuses and refusals, without the HTTP."""
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from ci.sandbox.changes import FORBIDDEN, NOT_FOUND, Changes, Refused, ReviewInput
-from ci.sandbox.queries import BadQuery, parse
-from ci.sandbox.records import AccountRecord, ChangeRecord, PatchSetRecord
+from ci.sandbox.calls import (
+    BAD_REQUEST,
+    COMPATIBLE_WITH,
+    CREATED,
+    QUERY_LIMIT,
+    Reply,
+    Request,
+    read_review,
+)
+from ci.sandbox.changes import CONFLICT, FORBIDDEN, NOT_FOUND, Changes, Refused
+from ci.sandbox.queries import BadQuery, parse_time
+from ci.sandbox.records import ChangeRecord, PatchSetRecord
 from ci.sandbox.rest_shapes import DETAIL, RestShapes
-from ci.sandbox.ssh_commands import COMPATIBLE_WITH, QUERY_LIMIT
-
-BAD_REQUEST, CREATED = 400, 201
-_BATCH = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A call, with the path divided at its slashes and decoded.
-
-    Attributes:
-        method: GET, POST or PUT.
-        path: Segments without empty ones and without `a`.
-        query: Parameter to its values.
-        body: Parsed JSON; None when nothing was sent.
-        account: Who is logged in, or None.
-    """
-
-    method: str
-    path: tuple[str, ...]
-    query: Mapping[str, Sequence[str]]
-    account: AccountRecord | None
-    body: Any = field(default=None)
-
-    def number(self, name: str, default: int) -> int:
-        """A parameter that is a number."""
-        given = self.query.get(name, [""])[-1]
-        return int(given) if given.isdecimal() else default
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """The body as an object."""
-        if self.body is None:
-            return {}
-        if not isinstance(self.body, dict):
-            raise Refused(BAD_REQUEST, "Invalid application/json in request")
-        return self.body
-
-    @property
-    def user(self) -> AccountRecord:
-        """Who is logged in.
-
-        Raises:
-            Refused: Nobody is.
-        """
-        if self.account is None:
-            raise Refused(FORBIDDEN, "Authentication required")
-        return self.account
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """A status and a JSON value."""
-
-    value: Any
-    status: int = 200
+from ci.sandbox.rest_states import StateCalls
+from ci.sandbox.search import Search
 
 
 class Rest:
@@ -75,12 +28,23 @@ class Rest:
     Args:
         changes: The rules and the state.
         shapes: Makes JSON values.
+        search: Answers queries.
         create_project: Makes a project.
+        events_log: Whether to stand in for the events-log plugin.
     """
 
     def __init__(
-        self, changes: Changes, shapes: RestShapes, create_project: Callable[[str], None]
+        self,
+        changes: Changes,
+        shapes: RestShapes,
+        search: Search,
+        *,
+        create_project: Callable[[str], None],
+        events_log: bool = False,
     ) -> None:
+        self._states = StateCalls(changes, shapes)
+        self._search = search
+        self._events_log = events_log
         self._changes = changes
         self._store = changes.store
         self._shapes = shapes
@@ -101,6 +65,10 @@ class Rest:
                 return Reply(value=self._capabilities(request))
             case ("GET", "projects"):
                 return Reply(value={one: {"state": "ACTIVE"} for one in self._store.projects()})
+            case ("GET", "projects", name, "branches", branch):
+                return Reply(value=self._branch(name, branch))
+            case ("GET", "plugins", "events-log", "events") if self._events_log:
+                return Reply(text=self._logged(request))
             case (method, "projects", name):
                 return self._project(request, method, name)
             case ("GET", "changes"):
@@ -126,12 +94,33 @@ class Rest:
             if not request.user.admin:
                 raise Refused(FORBIDDEN, "create project not permitted")
             if known:
-                raise Refused(409, f"Project {name} already exists")
+                raise Refused(CONFLICT, f"Project {name} already exists")
             self._create_project(name)
         elif method != "GET" or not known:
             raise Refused(NOT_FOUND, f"Not found: {name}")
         shown = {"id": name, "name": name, "state": "ACTIVE"}
         return Reply(value=shown, status=CREATED if method == "PUT" else 200)
+
+    def _branch(self, project: str, branch: str) -> Any:
+        ref = f"refs/heads/{branch.removeprefix('refs/heads/')}"
+        known = self._store.has_project(project)
+        tip = self._changes.repositories.tip(project, ref) if known else ""
+        if not tip:
+            raise Refused(NOT_FOUND, f"Not found: {branch if known else project}")
+        return {"ref": ref, "revision": tip}
+
+    def _logged(self, request: Request) -> str:
+        """A stand-in for the plugin: what the stream sent from `t1` to `t2`, a line each."""
+        if not (request.user.stream_events or request.user.admin):
+            raise Refused(FORBIDDEN, "Forbidden")
+        try:
+            since, until = (
+                parse_time(request.query[name][-1]) if name in request.query else default
+                for name, default in (("t1", 0.0), ("t2", float(2**40)))
+            )
+        except BadQuery as error:
+            raise Refused(BAD_REQUEST, error.message) from error
+        return "".join(f"{line}\n" for line in self._store.events(since, until))
 
     def _query(self, request: Request) -> Any:
         texts = request.query.get("q", [""])
@@ -140,19 +129,18 @@ class Rest:
 
     def _rows(self, request: Request, text: str) -> list[Any]:
         try:
-            query = parse(text)
+            query = self._search.find(text, request.username)
         except BadQuery as error:
             raise Refused(BAD_REQUEST, error.message) from error
-        found = [one for one in self._store.changes() if query.matches(one)]
-        found = found[request.number("S", request.number("start", 0)) :]
-        limit = min(request.number("n", query.limit or QUERY_LIMIT), _BATCH)
+        found = query.changes[request.number("S", request.number("start", 0)) :]
+        limit = min(request.number("n", 0) or query.limit or QUERY_LIMIT, QUERY_LIMIT)
         options = request.query.get("o", [])
         rows = [self._shapes.change(one, options, request.account) for one in found[:limit]]
         if rows and len(found) > limit:
             rows[-1]["_more_changes"] = True
         return rows
 
-    def _find(self, change_id: str) -> ChangeRecord:
+    def _find(self, change_id: str, username: str) -> ChangeRecord:
         number = re.fullmatch(r"(?:(.+)~)?(\d{1,9})", change_id)
         found: ChangeRecord | None = None
         if number is not None:
@@ -162,15 +150,18 @@ class Rest:
         else:
             matching = [one for one in self._store.changes() if change_id in _names(one)]
             found = matching[0] if len(matching) == 1 else None
-        if found is None:
+        if found is None or not found.visible_to(username):
             raise Refused(NOT_FOUND, f"Not found: {change_id}")
         return found
 
     def _change(
         self, request: Request, method: str, change_id: str, rest: tuple[str, ...]
     ) -> Reply:
-        change = self._find(change_id)
+        change = self._find(change_id, request.username)
         options = set(request.query.get("o", []))
+        done = self._states.answer(request, change, rest)
+        if done is not None:
+            return done
         match (method, *rest):
             case ("GET",):
                 return Reply(value=self._shapes.change(change, options, request.account))
@@ -201,6 +192,8 @@ class Rest:
         match (request.method, *inner):
             case ("GET", "files"):
                 return Reply(value=self._shapes.files(change, patchset))
+            case ("GET", "comments"):
+                return Reply(value=self._shapes.comments(change, patchset.number))
             case ("GET", "commit"):
                 commit = {"commit": patchset.revision, **self._shapes.commit(patchset)}
                 return Reply(value=commit)
@@ -210,7 +203,8 @@ class Rest:
             case ("POST", "review"):
                 said = read_review(request.fields)
                 votes = self._changes.review(change.number, patchset.number, request.user, said)
-                shown = self._shapes.change(self._find(str(change.number)), (), request.account)
+                reviewed = self._store.change(change.number) or change
+                shown = self._shapes.change(reviewed, (), request.account)
                 return Reply(
                     value={**({} if votes is None else {"labels": votes}), "change_info": shown}
                 )
@@ -228,26 +222,3 @@ def _patchset(change: ChangeRecord, revision: str) -> PatchSetRecord:
         if revision in {str(one.number), one.revision}:
             return one
     raise Refused(NOT_FOUND, f"Not found: {revision}")
-
-
-def read_review(fields: Mapping[str, Any]) -> ReviewInput:
-    """Read the body of a review; fields that the sandbox has no use for are passed over.
-
-    Raises:
-        Refused: A field has another type than Gerrit's.
-    """
-    labels, comments = fields.get("labels"), fields.get("comments") or {}
-    try:
-        return ReviewInput(
-            message=str(fields.get("message") or ""),
-            labels=None if labels is None else {str(k): int(v) for k, v in labels.items()},
-            tag=str(fields.get("tag") or ""),
-            comments=sum(len(one) for one in comments.values()),
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise Refused(BAD_REQUEST, "Invalid application/json in request") from error
-
-
-def spell(value: Any) -> bytes:
-    """A JSON value as Gerrit sends it: after a line that no script can run."""
-    return b")]}'\n" + json.dumps(value, separators=(",", ":")).encode() + b"\n"

@@ -4,6 +4,7 @@
 Source: replies of Gerrit 3.10.2 kept in `tests/data/`.
 """
 
+import re
 from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from ci.sandbox.store import Store
 
 Json = dict[str, Any]
 DETAIL = frozenset({"DETAILED_LABELS", "DETAILED_ACCOUNTS", "MESSAGES"})
+_TOKEN = re.compile(r"<GERRIT_ACCOUNT_(\d+)>")
 _REGULAR_FILE = 0o100644
 
 
@@ -61,7 +63,7 @@ class RestShapes:
             "project": change.project,
             "branch": change.branch,
             **({"topic": change.topic} if change.topic else {}),
-            "hashtags": [],
+            "hashtags": list(change.hashtags),
             "change_id": change.change_id,
             "subject": change.subject,
             "status": change.status,
@@ -70,10 +72,11 @@ class RestShapes:
             **({"submit_type": "MERGE_IF_NECESSARY"} if change.open else {}),
             "insertions": change.current.insertions,
             "deletions": change.current.deletions,
-            "total_comment_count": 0,
-            "unresolved_comment_count": 0,
+            "total_comment_count": len(change.comments),
+            "unresolved_comment_count": sum(one.unresolved for one in change.comments),
+            **({"is_private": True} if change.private else {}),
             "has_review_started": not change.wip,
-            "meta_rev_id": change.messages[-1].id,
+            "meta_rev_id": change.messages[-1].id if change.messages else "0" * 40,
             "_number": change.number,
             "virtual_id_number": change.number,
             "owner": self.account(change.owner, detailed=detailed),
@@ -158,11 +161,57 @@ class RestShapes:
                 "author": self.account(one.username, detailed=detailed),
                 "date": timestamp(one.date),
                 "message": one.text,
-                "accounts_in_message": [],
+                "accounts_in_message": self._named_in(one.text, detailed=detailed),
                 "_revision_number": one.patchset,
             }
             for one in change.messages
         ]
+
+    def _named_in(self, text: str, *, detailed: bool) -> list[Json]:
+        numbers = {int(one) for one in _TOKEN.findall(text)}
+        if not numbers:
+            return []
+        found = (one for one in self._store.accounts() if one.number in numbers)
+        return [self.account(one.username, detailed=detailed) for one in found]
+
+    def comments(self, change: ChangeRecord, patchset: int | None = None) -> Json:
+        """Remarks by file, of all patch sets or of one; `/PATCHSET_LEVEL` is a file too."""
+        revisions = {one.number: one.revision for one in change.patchsets}
+        shown: dict[str, list[Json]] = {}
+        for one in change.comments:
+            if patchset not in {None, one.patchset}:
+                continue
+            entry: Json = {
+                "author": self.account(one.username, detailed=True),
+                "unresolved": one.unresolved,
+                "id": one.id,
+                "updated": timestamp(one.date),
+                "message": one.text,
+                "commit_id": revisions[one.patchset],
+            }
+            entry |= {"line": one.line} if one.line else {}
+            if patchset is None:
+                entry |= {"change_message_id": one.message_id, "patch_set": one.patchset}
+            shown.setdefault(one.path, []).append(entry)
+        return shown
+
+    def votes(self, change: ChangeRecord, username: str) -> dict[str, int]:
+        """What somebody voted on the current patch set."""
+        given = [one for one in change.approvals if one.username == username and one.value]
+        return {one.label: one.value for one in given if one.patchset == change.current.number}
+
+    def reviewers(self, change: ChangeRecord) -> list[Json]:
+        """Who reviews, with the votes they gave or may give."""
+        return [self._reviewer(change, one) for one in self._reviewers(change)]
+
+    def _reviewer(self, change: ChangeRecord, account: AccountRecord) -> Json:
+        given = self.votes(change, account.username)
+        approvals = {
+            name: spelled(given.get(name, 0))
+            for name, label in sorted(LABELS.items())
+            if name in given or permitted_range(account, label) is not None
+        }
+        return {"approvals": approvals, **self.account(account.username, detailed=True)}
 
     def _labels(
         self, change: ChangeRecord, options: Collection[str], viewer: AccountRecord | None
@@ -183,18 +232,12 @@ class RestShapes:
             else {},
             "pending_reviewers": {},
         }
-        if "DETAILED_LABELS" in options and viewer is not None and change.open:
-            shown["permitted_labels"] = _permitted(viewer)
+        if "DETAILED_LABELS" in options and viewer is not None:
+            shown["permitted_labels"] = _permitted(viewer) if change.open else {}
         return shown
 
     def _reviewers(self, change: ChangeRecord) -> list[AccountRecord]:
-        """Whoever voted, and whoever spoke on somebody else's change."""
-        names = dict.fromkeys(
-            [
-                *(one.username for one in change.approvals),
-                *(one.username for one in change.messages if one.username != change.owner),
-            ]
-        )
+        names = change.all_reviewers()
         found = (self._store.account(name) for name in names)
         return sorted((one for one in found if one is not None), key=lambda one: one.number)
 

@@ -16,6 +16,7 @@ from ci.sandbox.records import AccountRecord
 from ci.sandbox.repositories import Repositories
 from ci.sandbox.rest import Rest
 from ci.sandbox.rest_shapes import RestShapes
+from ci.sandbox.search import Search
 from ci.sandbox.shapes import Shapes
 from ci.sandbox.ssh import HOST, SshServer, load_host_key
 from ci.sandbox.ssh_commands import SshCommands
@@ -34,18 +35,23 @@ class Sandbox:
     Args:
         directory: Holds state and repositories; made.
         clock: Where time comes from.
+        events_log: Stand in for Gerrit's events-log plugin: keep the stream's lines and show
+            them at `/plugins/events-log/events/`. Without it that address is not found.
 
     Raises:
         StorageError: The directory cannot be used.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, clock: Clock | None = None, events_log: bool = False
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._clock = clock or SystemClock()
         self._store: Store | None = Store(directory / "sandbox.sqlite")
         self._repositories = Repositories(directory / "git")
-        self._stream = Stream()
+        self._events_log = events_log
+        self._stream = Stream(self._keep_event if events_log else None)
         self._host_key = load_host_key(directory / "ssh_host_ecdsa_key")
         self._announcer: Announcer | None = None
         self._running: tuple[Bridge, SshServer, HttpServer] | None = None
@@ -58,6 +64,14 @@ class Sandbox:
         if self._store is None:
             self._store = Store(self._directory / "sandbox.sqlite")
         return self._store
+
+    @property
+    def repositories(self) -> Repositories:
+        """The projects' git repositories."""
+        return self._repositories
+
+    def _keep_event(self, at: int, line: str) -> None:
+        self.store.save_event(at, line)
 
     def start(self) -> None:
         """Listen; returns when clients can connect.
@@ -76,9 +90,8 @@ class Sandbox:
         announcer = Announcer(self._stream, shapes)
         changes = Changes(store, repositories, announcer, self._clock)
         bridge = Bridge(Pushes(changes, url))
-        commands = SshCommands(
-            store, repositories, shapes=shapes, stream=self._stream, bridge=bridge
-        )
+        search = Search(store)
+        commands = SshCommands(changes, search, shapes=shapes, stream=self._stream, bridge=bridge)
         ssh = self._on_port(
             "ssh_port", lambda port: SshServer(store, self._host_key, commands, port)
         )
@@ -88,7 +101,14 @@ class Sandbox:
         )
         bridge.start()
         ssh.start()
-        http.start(Rest(changes, RestShapes(store, repositories), self.create_project))
+        rest = Rest(
+            changes,
+            RestShapes(store, repositories),
+            search,
+            create_project=self.create_project,
+            events_log=self._events_log,
+        )
+        http.start(rest, bridge)
         self._running = (bridge, ssh, http)
 
     def stop(self) -> None:

@@ -4,15 +4,17 @@
 Source: the recorded events of Gerrit 3.10.2 in `tests/data/`.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from ci.sandbox.labels import LABELS
-from ci.sandbox.records import ChangeRecord, PatchSetRecord
+from ci.sandbox.records import AccountRecord, ChangeRecord, PatchSetRecord
 from ci.sandbox.repositories import FileChange
 from ci.sandbox.store import Store
 
 Json = dict[str, Any]
+_TOKEN = re.compile(r"<GERRIT_ACCOUNT_(\d+)>")
 _FILE_TYPES = {"A": "ADDED", "M": "MODIFIED", "D": "DELETED"}
 
 
@@ -75,16 +77,28 @@ class Shapes:
             "createdOn": int(change.created),
             "status": change.status,
         }
+        if change.hashtags:
+            shown["hashtags"] = list(change.hashtags)
         if change.wip:
             shown["wip"] = True
+        if change.private:
+            shown["private"] = True
         return shown
+
+    def spelled_out(self, text: str) -> str:
+        """A message with names and addresses where REST has the numbers of accounts."""
+        names = {str(one.number): f"{one.full_name} <{one.email}>" for one in self._accounts(text)}
+        return _TOKEN.sub(lambda found: names.get(found.group(1), found.group(0)), text)
+
+    def _accounts(self, text: str) -> list[AccountRecord]:
+        return self._store.accounts() if _TOKEN.search(text) else []
 
     def row(self, change: ChangeRecord, *, comments: bool, message: bool) -> Json:
         """A change, as `gerrit query` shows it."""
         shown = self.change(change)
         text = shown.pop("commitMessage")
         shown |= {
-            "hashtags": [],
+            "hashtags": list(change.hashtags),
             "createdOn": int(change.created),
             "lastUpdated": int(change.updated),
             "open": change.open,
@@ -96,7 +110,7 @@ class Shapes:
                 {
                     "timestamp": int(one.date),
                     "reviewer": self.account(one.username),
-                    "message": one.text,
+                    "message": self.spelled_out(one.text),
                 }
                 for one in change.messages
             ]
@@ -109,8 +123,9 @@ class Shapes:
         files: Sequence[FileChange] | None,
         *,
         votes: bool,
+        comments: bool,
     ) -> Json:
-        """A patch set, as `gerrit query` shows it: files and votes if asked for."""
+        """A patch set, as `gerrit query` shows it: files, votes and remarks if asked for."""
         shown = self.patchset(change, patchset)
         approvals = [
             {
@@ -125,6 +140,17 @@ class Shapes:
         ]
         if approvals and votes:
             shown["approvals"] = approvals
+        remarks = [one for one in change.comments if one.patchset == patchset.number]
+        if comments and remarks:
+            shown["comments"] = [
+                {
+                    "file": one.path,
+                    "line": one.line,
+                    "reviewer": self.account(one.username),
+                    "message": one.text,
+                }
+                for one in remarks
+            ]
         if files is not None:
             shown["files"] = [
                 {

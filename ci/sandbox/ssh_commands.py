@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of the SSH side: `gerrit stream-events`, `query`, `version`, and git's two."""
+"""The commands of the SSH side: Gerrit's `stream-events`, `query`, `review`, and git's two."""
 
 import json
 import os
@@ -11,19 +11,27 @@ from dataclasses import dataclass, field
 from ci import proc
 from ci.errors import HypervouchError
 from ci.sandbox.bridge import Bridge
+from ci.sandbox.calls import COMPATIBLE_WITH, QUERY_LIMIT
+from ci.sandbox.changes import Changes
 from ci.sandbox.events import Stream
-from ci.sandbox.queries import BadQuery, parse
+from ci.sandbox.queries import BadQuery
 from ci.sandbox.records import ChangeRecord, PatchSetRecord
-from ci.sandbox.repositories import Repositories
+from ci.sandbox.search import Search
 from ci.sandbox.shapes import Json, Shapes
 from ci.sandbox.ssh import Session
-from ci.sandbox.store import Store
+from ci.sandbox.ssh_review import review
 
-COMPATIBLE_WITH = "3.10.2"
-QUERY_LIMIT = 500
 GIT_TIMEOUT_S = 600.0
 _FLAGS = frozenset(
-    {"--current-patch-set", "--patch-sets", "--comments", "--files", "--commit-message"}
+    {
+        "--all-approvals",
+        "--all-reviewers",
+        "--comments",
+        "--commit-message",
+        "--current-patch-set",
+        "--files",
+        "--patch-sets",
+    }
 )
 
 
@@ -81,7 +89,7 @@ def read_query_line(words: Sequence[str]) -> QueryLine:
         elif name in {"--start", "-S"}:
             number = value if equals else next(left, "")
             start = int(number) if number.isdecimal() else 0
-        elif word.startswith("--") and word != "--":
+        elif word.startswith("-") and word != "--":
             raise BadCommand(f'"{name}" is not a valid option')
         elif word != "--":
             terms.append(word)
@@ -94,8 +102,8 @@ class SshCommands:
     """Runs the commands of authenticated clients; thread-safe.
 
     Args:
-        store: Accounts and changes.
-        repositories: For git and file lists.
+        changes: The rules and the state.
+        search: Answers queries.
         shapes: Makes JSON values.
         stream: The event stream.
         bridge: Lets git's hook find us.
@@ -103,15 +111,17 @@ class SshCommands:
 
     def __init__(
         self,
-        store: Store,
-        repositories: Repositories,
+        changes: Changes,
+        search: Search,
         *,
         shapes: Shapes,
         stream: Stream,
         bridge: Bridge,
     ) -> None:
-        self._store = store
-        self._repositories = repositories
+        self._changes = changes
+        self._store = changes.store
+        self._repositories = changes.repositories
+        self._search = search
         self._shapes = shapes
         self._stream = stream
         self._bridge = bridge
@@ -129,6 +139,7 @@ class SshCommands:
             "gerrit stream-events": self._stream_events,
             "gerrit query": self._query,
             "gerrit ls-projects": self._projects,
+            "gerrit review": self._review,
         }
         verb = " ".join(words[:2])
         if verb in verbs:
@@ -141,6 +152,9 @@ class SshCommands:
         session.write(f"gerrit version {COMPATIBLE_WITH}\n".encode())
         return 0
 
+    def _review(self, session: Session, words: list[str]) -> int:
+        return review(self._changes, session, words)
+
     def _projects(self, session: Session, _words: list[str]) -> int:
         session.write("".join(f"{name}\n" for name in self._store.projects()).encode())
         return 0
@@ -151,7 +165,7 @@ class SshCommands:
         if account is None or not (account.stream_events or account.admin):
             session.complain("stream events not permitted")
             return 1
-        follower = self._stream.follow(types)
+        follower = self._stream.follow(types, session.username)
         try:
             while not session.gone:
                 line = follower.take(0.5)
@@ -165,10 +179,10 @@ class SshCommands:
         asked = read_query_line(words)
         began = time.monotonic()
         try:
-            query = parse(asked.query)
+            query = self._search.find(asked.query, session.username)
         except BadQuery as error:
             return self._say(session, [{"type": "error", "message": error.message}])
-        found = [one for one in self._store.changes() if query.matches(one)][asked.start :]
+        found = query.changes[asked.start :]
         limit = min(query.limit or QUERY_LIMIT, QUERY_LIMIT)
         rows = [self._row(change, asked.flags) for change in found[:limit]]
         stats = {
@@ -190,12 +204,15 @@ class SshCommands:
         row = self._shapes.row(
             change, comments="--comments" in flags, message="--commit-message" in flags
         )
-        if "--patch-sets" in flags:
+        every = "--all-approvals" in flags
+        if every or "--patch-sets" in flags:
             row["patchSets"] = [
-                self._patchset(change, one, flags, votes=False) for one in change.patchsets
+                self._patchset(change, one, flags, votes=every) for one in change.patchsets
             ]
         if "--current-patch-set" in flags:
             row["currentPatchSet"] = self._patchset(change, change.current, flags, votes=True)
+        if "--all-reviewers" in flags:
+            row["allReviewers"] = [self._shapes.account(one) for one in change.all_reviewers()]
         return row
 
     def _patchset(
@@ -204,7 +221,9 @@ class SshCommands:
         files = None
         if "--files" in flags:
             files = self._repositories.files(change.project, patchset.revision)
-        return self._shapes.row_patchset(change, patchset, files, votes=votes)
+        return self._shapes.row_patchset(
+            change, patchset, files, votes=votes, comments="--comments" in flags
+        )
 
     def _git(self, session: Session, program: str, project: str) -> int:
         path = self._repositories.path(project)

@@ -7,17 +7,21 @@ import json
 import secrets
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from ci.errors import StorageError
 from ci.sandbox.records import AccountRecord, ChangeRecord, change_from_json, to_json
 
 FIRST_ACCOUNT = 1_000_000
+_LAST = "last_change"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS account (username TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS project (name TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS change (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, line TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS event_at ON event (at);
 """
 
 
@@ -44,10 +48,15 @@ class Store:
             for name, body in self._connection.execute("SELECT username, body FROM account")
         }
         self._projects = {name for (name,) in self._connection.execute("SELECT name FROM project")}
-        self._changes = {
-            number: change_from_json(json.loads(body))
-            for number, body in self._connection.execute("SELECT number, body FROM change")
-        }
+        found = [
+            change_from_json(json.loads(body))
+            for (body,) in self._connection.execute("SELECT body FROM change")
+        ]
+        # Oldest activity first: whatever is saved moves to the end.
+        found.sort(key=lambda one: (one.updated, one.number))
+        self._changes = {one.number: one for one in found}
+        self._last = max([int(self.setting(_LAST) or 0), *self._changes])
+        self._version = 0
 
     def close(self) -> None:
         """Release the file; repeatable."""
@@ -114,22 +123,60 @@ class Store:
     def changes(self) -> list[ChangeRecord]:
         """All changes, newest activity first."""
         with self._lock:
-            return sorted(self._changes.values(), key=lambda one: (-one.updated, -one.number))
+            return list(reversed(self._changes.values()))
+
+    @property
+    def version(self) -> int:
+        """Another one whenever a change was saved or deleted."""
+        with self._lock:
+            return self._version
 
     def next_change_number(self) -> int:
-        """The number that the next new change gets."""
+        """The number that the next new change gets; none is given twice."""
         with self._lock:
-            return max(self._changes, default=0) + 1
+            return self._last + 1
 
     def save_change(self, change: ChangeRecord) -> None:
         """Add a change or replace it."""
+        self.save_changes([change])
+
+    def save_changes(self, changes: Sequence[ChangeRecord]) -> None:
+        """Add or replace many changes, all or none."""
+        rows = [(one.number, json.dumps(to_json(one))) for one in changes]
         with self._lock:
-            self._write(
-                "INSERT OR REPLACE INTO change VALUES (?, ?)",
-                change.number,
-                json.dumps(to_json(change)),
-            )
-            self._changes[change.number] = change
+            self._write("BEGIN")
+            try:
+                self._connection.executemany("INSERT OR REPLACE INTO change VALUES (?, ?)", rows)
+            except sqlite3.Error as error:
+                self._write("ROLLBACK")
+                raise StorageError(f"the sandbox could not save: {error}") from error
+            self._write("COMMIT")
+            for one in changes:
+                self._changes.pop(one.number, None)
+                self._changes[one.number] = one
+                self._last = max(self._last, one.number)
+            self._version += 1
+
+    def delete_change(self, number: int) -> None:
+        """Forget a change; its number is not given again."""
+        with self._lock:
+            self.save_setting(_LAST, str(self._last))
+            self._write("DELETE FROM change WHERE number = ?", number)
+            self._changes.pop(number, None)
+            self._version += 1
+
+    def save_event(self, at: int, line: str) -> None:
+        """Keep a line of the event stream."""
+        with self._lock:
+            self._write("INSERT INTO event (at, line) VALUES (?, ?)", at, line)
+
+    def events(self, since: float, until: float) -> list[str]:
+        """Kept lines of that time, ends included, in the order in which they were sent."""
+        with self._lock:
+            found = self._connection.execute(
+                "SELECT line FROM event WHERE at BETWEEN ? AND ? ORDER BY id", (since, until)
+            ).fetchall()
+        return [line for (line,) in found]
 
     def setting(self, name: str) -> str:
         """A remembered setting; empty when there is none."""

@@ -10,8 +10,12 @@ import sqlalchemy as sa
 from ci.errors import HypervouchError
 from ci.model.change import Change, Patchset
 from ci.model.event import Account, Event, EventKind
-from ci.store import builds, events, schema
+from ci.model.event_json import event_to_json
+from ci.recheck import printable
+from ci.store import audit, builds, schema
 from ci.store.database import Database
+
+_WORDS_LIMIT = 500
 
 
 class RequestRefused(HypervouchError):
@@ -27,7 +31,7 @@ def request_recheck(
         database: Where it goes.
         number: Gerrit's change number.
         by: Who asks.
-        words: What follows `recheck`: a job, a node label, a reason; may be empty.
+        words: What follows `recheck`: a job, a pipeline, a node label, a reason; may be empty.
         connection: Needed only where two servers have a change of that number.
         at: Now.
 
@@ -63,8 +67,36 @@ def request_recheck(
         texts=(f"recheck {words}".strip(),),
         source="request",
     )
-    events.store(database, event, received_at=at, move_watermark=False)
+    with database.write() as tx:
+        _store(tx, event, at=at)
+        audit.note(
+            tx,
+            by=by,
+            action="recheck",
+            subject=f"change {number},{row.patchset}",
+            at=at,
+            why=printable(words)[:_WORDS_LIMIT],
+        )
     return event
+
+
+def _store(tx: sa.Connection, event: Event, *, at: datetime) -> None:
+    """The event's row, in the transaction of its line in the audit log."""
+    tx.execute(
+        sa.insert(schema.event).values(
+            connection=event.connection,
+            key=event.key,
+            kind=event.kind.value,
+            project=event.change.project,
+            change_number=event.change.number,
+            patchset=event.patchset.number if event.patchset else None,
+            payload=event_to_json(event),
+            source=event.source,
+            author=event.author.username,
+            occurred_at=event.occurred_at,
+            received_at=at,
+        )
+    )
 
 
 def _newest(database: Database, number: int, connection: str | None) -> sa.Row[Any]:
@@ -130,4 +162,12 @@ def request_cancel(database: Database, build_id: str, *, by: str, at: datetime) 
         if row.state not in builds.OPEN_STATES:
             raise RequestRefused(f"build {build_id} has ended already ({row.state})")
         builds.cancel_buildsets(tx, [row.buildset_id], reason=f"canceled by {by}", at=at)
+        audit.note(
+            tx,
+            by=by,
+            action="cancel",
+            subject=f"build {build_id}",
+            at=at,
+            why=f"with all of buildset {row.buildset_id}",
+        )
     return str(row.buildset_id)

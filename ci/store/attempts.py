@@ -3,19 +3,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from ci.layout import Job
 from ci.model.build import AttemptKind, AttemptRecord, Phase
-from ci.model.result import Judgement, Outcome, Result, Status
+from ci.model.result import FailureClass, Judgement, Outcome, Result, Status
 from ci.model.verdict_json import judgement_from_json, judgement_to_json
 from ci.store import schema
 from ci.store.builds import make_id
 from ci.store.database import Database
 
+BASELINE_AGE = timedelta(hours=24)
+_CONFIRMED = (FailureClass.REGRESSION, FailureClass.NEW_FAILING, FailureClass.KNOWN)
 INTERRUPTED = "the CI was stopped or killed while this ran; it is run again"
 
 
@@ -36,6 +38,8 @@ class BuildOrder:
     revision: str
     ref: str
     pipeline: str
+    requested_by: str = ""
+    request: str = ""
 
 
 def load(database: Database, build_id: str) -> BuildOrder | None:
@@ -68,6 +72,8 @@ def load(database: Database, build_id: str) -> BuildOrder | None:
         revision=row["ci_buildset_revision"],
         ref=row["ci_buildset_ref"],
         pipeline=row["ci_buildset_pipeline"],
+        requested_by=row["ci_buildset_requested_by"],
+        request=row["ci_buildset_request"],
     )
 
 
@@ -127,6 +133,7 @@ class AttemptEnd:
     hint: str = ""
     exit_status: int | None = None
     interrupted: bool = False
+    dependency: bool = False
     outcomes: tuple[Outcome, ...] = ()
 
 
@@ -142,6 +149,7 @@ def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime)
         hint=end.hint,
         exit_status=end.exit_status,
         interrupted=end.interrupted,
+        dependency=end.dependency,
         finished_at=at,
     )
     if end.outcomes:
@@ -173,22 +181,39 @@ def records(tx: sa.Connection, build_id: str) -> tuple[AttemptRecord, ...]:
 
 
 def baselines(
-    tx: sa.Connection, order: BuildOrder, *, check: AttemptRecord, limit: int = 5
+    tx: sa.Connection, order: BuildOrder, *, check: AttemptRecord, at: datetime, limit: int = 5
 ) -> tuple[AttemptRecord, ...]:
-    """Runs of a check's branch tip by the same job, node label and grade, newest first.
+    """What other builds found of the very trees that a check's baseline tests, newest first.
 
-    The job must be the same in all it says: another command runs other tests.
+    It does not matter why they were tested: the check of a change that was merged since tells
+    what the branch does now. The job must be the same in all it says, on the same kind of node
+    with the same hypervisor: another command runs other tests. A check with failing tests
+    counts only when they failed again: a test that fails now and then proves nothing. What is
+    older than BASELINE_AGE does not count, for labs change without their version being told.
     """
     table, build, buildset = schema.attempt, schema.build, schema.buildset
+    confirmed = sa.or_(
+        table.c.kind == AttemptKind.BASELINE.value,
+        sa.and_(
+            table.c.kind == AttemptKind.CHECK.value,
+            sa.or_(
+                table.c.result == Result.SUCCESS.value,
+                build.c.failure_class.in_([one.value for one in _CONFIRMED]),
+            ),
+        ),
+    )
     rows = tx.execute(
         sa.select(table, build.c.job.label("job"))
         .join(build, build.c.id == table.c.build_id)
         .join(buildset, buildset.c.id == build.c.buildset_id)
         .where(
-            table.c.kind == AttemptKind.BASELINE.value,
+            confirmed,
+            build.c.id != order.build_id,
             table.c.result.in_([Result.SUCCESS.value, Result.FAILURE.value]),
-            table.c.tip == check.tip,
+            table.c.tree == check.base_tree,
             table.c.grade == check.grade,
+            table.c.hypervisor == check.hypervisor,
+            table.c.finished_at >= at - BASELINE_AGE,
             build.c.job_name == order.job.name,
             build.c.node_label == order.job.node_label,
             buildset.c.connection == order.connection,
@@ -200,6 +225,12 @@ def baselines(
     ).all()
     mine = order.job.model_dump(mode="json", by_alias=True)
     return _with_outcomes(tx, [row for row in rows if row.job == mine])
+
+
+def is_stacked(tx: sa.Connection, buildset_id: str) -> bool:
+    """Whether a buildset's change is tested on top of others."""
+    table = schema.buildset
+    return bool(tx.execute(sa.select(table.c.depends).where(table.c.id == buildset_id)).scalar())
 
 
 def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[AttemptRecord, ...]:
@@ -227,8 +258,12 @@ def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Atte
             error=row.error,
             hint=row.hint,
             tip=row.tip or "",
+            tree=row.tree or "",
+            base_tree=row.base_tree or "",
+            dependency=row.dependency,
             interrupted=row.interrupted,
             grade=row.grade,
+            hypervisor=row.hypervisor,
         )
         for row in rows
     )

@@ -14,6 +14,7 @@ from ci.model.change import Change, Patchset
 from ci.store import schema
 
 OPEN_STATES = ("queued", "running")
+_NAME_LIMIT = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,10 @@ class NewBuildset:
         jobs: The jobs, frozen as they are now.
         event_id: Row of the event that started it.
         reason: Why, one sentence.
+        requested_by: Who asked for a recheck, printable; empty for any other start.
+        request: The reason they gave, printable.
+        made_up: Whether its event had been missed and was found by a catch-up.
+        occurred_at: When its event happened, by the server's clock; None where there is none.
     """
 
     connection: str
@@ -37,6 +42,10 @@ class NewBuildset:
     jobs: Sequence[Job]
     event_id: int | None
     reason: str
+    requested_by: str = ""
+    request: str = ""
+    made_up: bool = False
+    occurred_at: datetime | None = None
 
 
 def make_id(*parts: object) -> str:
@@ -44,58 +53,29 @@ def make_id(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:12]
 
 
-def upsert_change(
-    tx: sa.Connection, connection: str, change: Change, patchset: int, *, at: datetime
-) -> int:
-    """Note the newest facts about a change; an older patch set never replaces a newer one.
-
-    Returns:
-        Number of the newest patch set known.
-    """
-    table = schema.change
-    mine = sa.and_(table.c.connection == connection, table.c.number == change.number)
-    values: dict[str, Any] = {
-        "project": change.project,
-        "branch": change.branch,
-        "change_id": change.change_id,
-        "subject": change.subject,
-        "owner": change.owner,
-        "url": change.url,
-        "status": change.status,
-        "updated_at": at,
-    }
-    newest: int | None = tx.execute(sa.select(table.c.patchset).where(mine)).scalar()
-    if newest is None:
-        tx.execute(
-            sa.insert(table).values(
-                connection=connection, number=change.number, patchset=patchset, **values
-            )
-        )
-        return patchset
-    if patchset >= newest:
-        tx.execute(sa.update(table).where(mine).values(patchset=patchset, **values))
-    return max(newest, patchset)
-
-
-def add_buildset(tx: sa.Connection, new: NewBuildset, *, at: datetime) -> str | None:
+def add_buildset(
+    tx: sa.Connection, new: NewBuildset, *, at: datetime, only_first: bool = False
+) -> str | None:
     """Queue a buildset with its builds.
 
-    The first of a patch set and pipeline has recheck number 0. While one is open no
-    second one is made.
+    The first of a patch set and pipeline has recheck number 0. While one is open no second
+    one is made, nor for an event that is older than what started an earlier one: that run
+    came later, and so is the one that was wanted.
+
+    Args:
+        tx: The transaction of the event.
+        new: What to run.
+        at: Now.
+        only_first: Only where none of this patch set and pipeline was ever made.
 
     Returns:
-        Its id, or None when one of this patch set and pipeline is still open.
+        Its id, or None when an earlier one stands against it.
     """
     table = schema.buildset
-    earlier = tx.execute(
-        sa.select(table.c.recheck, table.c.state).where(
-            table.c.connection == new.connection,
-            table.c.change_number == new.change.number,
-            table.c.patchset == new.patchset.number,
-            table.c.pipeline == new.pipeline,
-        )
-    ).all()
-    if any(row.state in OPEN_STATES for row in earlier):
+    earlier = _earlier(tx, new)
+    if earlier and only_first:
+        return None
+    if any(row.state in OPEN_STATES or _newer(row.occurred_at, new) for row in earlier):
         return None
     recheck = max((row.recheck for row in earlier), default=-1) + 1
     key = (new.connection, new.change.number, new.patchset.number, new.pipeline, recheck)
@@ -114,6 +94,9 @@ def add_buildset(tx: sa.Connection, new: NewBuildset, *, at: datetime) -> str | 
             recheck=recheck,
             event_id=new.event_id,
             reason=new.reason,
+            requested_by=new.requested_by[:_NAME_LIMIT],
+            request=new.request,
+            made_up=new.made_up,
             state="queued",
             created_at=at,
         )
@@ -139,22 +122,26 @@ def add_buildset(tx: sa.Connection, new: NewBuildset, *, at: datetime) -> str | 
     return buildset_id
 
 
-def was_judged(
-    tx: sa.Connection, *, connection: str, change_number: int, below_patchset: int
-) -> bool:
-    """Whether the newest buildset of the older patch sets came to a verdict."""
-    table = schema.buildset
-    state = tx.execute(
-        sa.select(table.c.state)
+def _earlier(tx: sa.Connection, new: NewBuildset) -> list[sa.Row[Any]]:
+    """Buildsets of the same patch set and pipeline, and when their events happened."""
+    table, event = schema.buildset, schema.event
+    # What operators asked of us bears the date of our own clock, which is not to be compared.
+    dated = sa.and_(event.c.id == table.c.event_id, event.c.source != "request")
+    query = (
+        sa.select(table.c.recheck, table.c.state, event.c.occurred_at)
+        .outerjoin(event, dated)
         .where(
-            table.c.connection == connection,
-            table.c.change_number == change_number,
-            table.c.patchset < below_patchset,
+            table.c.connection == new.connection,
+            table.c.change_number == new.change.number,
+            table.c.patchset == new.patchset.number,
+            table.c.pipeline == new.pipeline,
         )
-        .order_by(table.c.patchset.desc(), table.c.recheck.desc())
-        .limit(1)
-    ).scalar()
-    return bool(state == "done")
+    )
+    return list(tx.execute(query))
+
+
+def _newer(occurred_at: datetime | None, new: NewBuildset) -> bool:
+    return bool(occurred_at and new.occurred_at and occurred_at > new.occurred_at)
 
 
 def cancel_builds(

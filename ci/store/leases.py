@@ -162,6 +162,15 @@ def set_health(
     )
 
 
+def label_when_fit(tx: sa.Connection, name: str) -> str | None:
+    """The node label of a node that is not quarantined; None for one that is, or is unknown."""
+    table = schema.node
+    found: str | None = tx.execute(
+        sa.select(table.c.label).where(table.c.name == name, table.c.state != NodeState.BAD.value)
+    ).scalar()
+    return found
+
+
 def failures_of(tx: sa.Connection, name: str) -> int:
     """Builds in a row that ended as this node's fault."""
     found = tx.execute(sa.select(schema.node.c.failures).where(schema.node.c.name == name)).scalar()

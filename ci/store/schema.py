@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -57,7 +57,8 @@ event = sa.Table(
     Column("change_number", Integer, nullable=False),
     Column("patchset", Integer),
     Column("payload", JSON, nullable=False),  # Event as JSON, see ci/store/events.py
-    Column("source", String(20), nullable=False),  # stream | catch-up
+    Column("source", String(20), nullable=False),  # stream | catch-up | request
+    Column("author", String(255), nullable=False, default=""),  # username, else name
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
     Column("processed_at", UtcDateTime),  # NULL: still to be planned
@@ -102,7 +103,36 @@ change = sa.Table(
     Column("status", String(20), nullable=False),
     Column("patchset", Integer, nullable=False),  # newest one seen
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime),  # server's time of these facts: older ones never replace them
     sa.Index("ci_change_number", "number"),
+)
+
+# Tips of branches as the stream told them: what a baseline stands on, and since when.
+branch = sa.Table(
+    "ci_branch",
+    metadata,
+    Column("connection", String(100), primary_key=True),
+    Column("project", String(255), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("tip", String(64), nullable=False),  # empty: deleted
+    Column("moved_at", UtcDateTime, nullable=False),
+)
+
+# Votes and reports of other accounts on the patch sets we know, one row per account and label.
+approval = sa.Table(
+    "ci_approval",
+    metadata,
+    Column("connection", String(100), primary_key=True),
+    Column("change_number", Integer, primary_key=True),
+    Column("patchset", Integer, primary_key=True),
+    Column("account", String(255), primary_key=True),  # username, else name
+    Column("label", String(100), primary_key=True),  # empty: a report without a vote
+    Column("name", String(255), nullable=False),
+    Column("value", Integer, nullable=False),  # 0: taken away, or none
+    Column("said", String(20), nullable=False, default=""),  # succeeded | failed: comment's word
+    Column("is_ci", Boolean, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    sa.Index("ci_approval_ci", "is_ci", "at"),
 )
 
 # Step 3. One vote's worth of work.
@@ -121,6 +151,10 @@ buildset = sa.Table(
     Column("recheck", Integer, nullable=False),  # 0: the patch set itself; then 1, 2, ...
     Column("event_id", Integer, sa.ForeignKey("ci_event.id")),
     Column("reason", Text, nullable=False),  # why it was started
+    Column("requested_by", String(255), nullable=False, default=""),  # who asked for a recheck
+    Column("request", Text, nullable=False, default=""),  # the reason they gave
+    Column("made_up", Boolean, nullable=False, default=False),  # its event had been missed
+    Column("depends", JSON),  # list of what is stacked below it, see ci/model/stack.py
     Column("state", String(20), nullable=False),  # queued | running | done | canceled
     Column("verdict", JSON),  # Verdict as JSON once done
     Column("created_at", UtcDateTime, nullable=False),
@@ -175,13 +209,16 @@ attempt = sa.Table(
     Column("facts", JSON, nullable=False, default=dict),
     Column("tip", String(64)),  # branch tip it was merged onto
     Column("tree", String(64)),  # tree that was tested
+    Column("base_tree", String(64)),  # tree that its baseline tests: the tip and what is stacked
     Column("exit_status", Integer),
     Column("interrupted", Boolean, nullable=False, default=False),  # we were stopped or killed
+    Column("dependency", Boolean, nullable=False, default=False),  # ended by what it depends on
     Column("started_at", UtcDateTime, nullable=False),
     Column("leased_at", UtcDateTime),
     Column("suite_started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     sa.UniqueConstraint("build_id", "number"),
+    sa.Index("ci_attempt_tree", "tree"),
 )
 
 # Step 6. One test of one attempt.
@@ -232,11 +269,61 @@ outbox = sa.Table(
     Column("message", Text, nullable=False),
     Column("label", String(100)),  # NULL: comment only
     Column("value", Integer),
-    Column("state", String(20), nullable=False),  # pending | delivered | dropped
+    Column("state", String(20), nullable=False),  # pending | held | delivered | dropped
+    Column("stale", String(10), nullable=False, default="drop"),  # drop | comment
+    Column("transport", String(10), nullable=False, default=""),  # rest | ssh: how it got there
     Column("tries", Integer, nullable=False, default=0),
     Column("next_at", UtcDateTime, nullable=False),
     Column("error", Text, nullable=False, default=""),
     Column("created_at", UtcDateTime, nullable=False),
     Column("settled_at", UtcDateTime),
     sa.Index("ci_outbox_todo", "state", "next_at"),
+)
+
+# Step 8. What other programs and the operator want to be told; one delivery per reporter.
+notice = sa.Table(
+    "ci_notice",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(30), nullable=False),
+    Column("key", String(200), nullable=False, unique=True),
+    Column("subject", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("occurred_at", UtcDateTime, nullable=False),
+)
+# How far each reporter that was ever configured has looked through the notices.
+reporter = sa.Table(
+    "ci_reporter",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("seen", Integer, nullable=False),  # newest notice with a delivery row, or passed over
+    Column("since", UtcDateTime, nullable=False),
+)
+delivery = sa.Table(
+    "ci_delivery",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("notice_id", Integer, sa.ForeignKey("ci_notice.id"), nullable=False),
+    Column("reporter", String(100), nullable=False),
+    Column("state", String(20), nullable=False),  # pending | delivered | dropped
+    Column("tries", Integer, nullable=False, default=0),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("error", Text, nullable=False, default=""),
+    Column("settled_at", UtcDateTime),
+    sa.UniqueConstraint("notice_id", "reporter"),
+    sa.Index("ci_delivery_todo", "reporter", "state", "next_at"),
+)
+
+# What operators did, from the command line or a page.
+audit = sa.Table(
+    "ci_audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("note", Text, nullable=False, default=""),
 )

@@ -17,9 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ci.log import configure
 from ci.sandbox.real.jars import GerritMissing
 from ci.sandbox.real.server import RealGerrit
-from tests.bench import handout, pages, report
+from tests.bench import dead_other, handout, intake, missed, pages, replay, report
 from tests.bench.changes import Changes
 from tests.bench.contender import Contender, account, projects
 from tests.bench.faults import FAULTS
@@ -30,9 +31,10 @@ from tests.bench.runs import RUNS, Field
 from tests.bench.stream import Stream
 
 CONTENDERS: dict[str, type[Floor] | type[Ours]] = {"null": Floor, "ours": Ours}
-ALONE = ("handout", "pages")  # they need no Gerrit
+ALONE = ("handout", "pages", "intake", "replay")  # they need no Gerrit
+OWN = ("catch-up", "dead-other")  # they start contenders of their own
 QUICK = ("seq", "burst")
-USUAL = ("seq", "burst", "idle", "log", "sleep", *FAULTS, *ALONE)
+USUAL = ("seq", "burst", "idle", "log", "sleep", *FAULTS, *OWN, *ALONE)
 SENTINEL = "bench-sentinel"
 STREAM_S = 60.0
 
@@ -66,8 +68,10 @@ class Bench:
         self.rows.append(row)
         _say(f"{ci} {run}: {_gist(row)}")
 
-    def alone(self, names: Sequence[str]) -> None:
+    def alone(self, asked: argparse.Namespace) -> None:
         """What needs no Gerrit."""
+        names = asked.only
+        self._intake(asked)
         if "pages" in names:
             self.record("ours", "pages", lambda: pages.newest_builds(self._directory / "pages"))
         if "handout" in names and (lack := handout.missing()):
@@ -75,6 +79,15 @@ class Bench:
         elif "handout" in names:
             for snapshot, name in ((False, "handout-cold"), (True, "handout-restored")):
                 self.record("ours", name, partial(self._hand_outs, snapshot=snapshot))
+
+    def _intake(self, asked: argparse.Namespace) -> None:
+        for turn in range(asked.rounds if "intake" in asked.only else 0):
+            at = self._directory / f"intake-{turn}"
+            self.record("null", "intake", partial(intake.floor, at / "null"))
+            self.record("ours", "intake", partial(intake.ours, at / "ours"))
+        if "replay" in asked.only:
+            at = self._directory / "replay"
+            self.record("ours", "replay", partial(replay.memory, at, events=asked.events))
 
     def _hand_outs(self, *, snapshot: bool) -> dict[str, Any]:
         return handout.hand_outs(self._directory / "nodes", snapshot=snapshot)
@@ -91,11 +104,25 @@ class Bench:
             for _ in range(asked.rounds):
                 for field in fields:
                     self._round(field, [name for name in RUNS if name in asked.only])
+            if "ours" in asked.ci:
+                self._own(gerrit, changes, stream, asked.only)
             for field in fields:
                 if field.contender.durable or asked.ci == [field.contender.name]:
                     self._faults(field, gerrit, [name for name in FAULTS if name in asked.only])
         finally:
             stream.stop()
+
+    def _own(
+        self, gerrit: RealGerrit, changes: Changes, stream: Stream, names: Sequence[str]
+    ) -> None:
+        server = gerrit.connection(account(Ours.name))
+        if "catch-up" in names:
+            at = self._directory / "catch-up"
+            self.record("ours", "catch-up", partial(missed.catch_up, server, changes, at))
+        if "dead-other" in names:
+            at = self._directory / "dead-other"
+            run = partial(dead_other.beside_dead, server, changes, stream, at)
+            self.record("ours", "dead-other", run)
 
     def _contender(self, gerrit: RealGerrit, name: str) -> Contender:
         gerrit.seed(ci_user=account(name), full_name=f"{name} CI", projects=list(projects(name)))
@@ -157,12 +184,15 @@ def _words(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    known = [*RUNS, *FAULTS, *ALONE]
+    known = [*RUNS, *FAULTS, *OWN, *ALONE]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("--quick", action="store_true", help="one round of seq and burst")
     parser.add_argument("--only", type=_words(known), default=None, help=",".join(known))
     parser.add_argument("--ci", type=_words(list(CONTENDERS)), default=list(CONTENDERS))
+    parser.add_argument(
+        "--events", type=int, default=replay.EVENTS, help="of replay; default %(default)s"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench.jsonl"))
     parser.add_argument("--site", type=Path, help="keep Gerrit's site here, for a quicker start")
     parser.add_argument("--keep", type=Path, help="keep logs and state in this directory")
@@ -183,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.report:
         sys.stdout.write(report.markdown(report.load(asked.report)))
         return 0
+    configure(level="WARNING")
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         directory = asked.keep or Path(held.enter_context(TemporaryDirectory(prefix="bench-")))
@@ -209,7 +240,7 @@ def _measure(bench: Bench, asked: argparse.Namespace, site: Path) -> None:
             bench.rounds(gerrit, asked)
         finally:
             gerrit.stop()
-    bench.alone(asked.only)
+    bench.alone(asked)
 
 
 if __name__ == "__main__":

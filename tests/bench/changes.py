@@ -107,6 +107,20 @@ class Changes:
         with ThreadPoolExecutor(connections) as threads:
             return list(threads.map(lambda _: self.post(project), range(count)))
 
+    def search(self, query: str, *, options: Sequence[str], page: int) -> int:
+        """Read all changes that a query finds, page by page; how many.
+
+        Raises:
+            GerritAway: It did not answer.
+        """
+        wanted = "&".join(f"o={option}" for option in options)
+        for start in itertools.count(0, page):
+            path = f"/changes/?q={quote(query)}&n={page}&S={start}&{wanted}"
+            found = self._rest("GET", path)
+            if not found or not found[-1].get("_more_changes"):
+                return start + len(found)
+        raise AssertionError("counting has no end")
+
     def alive(self) -> bool:
         """Whether Gerrit answers."""
         try:

@@ -36,15 +36,27 @@ class Ours:
         server: Gerrit, seen by the contender's account.
         directory: For configuration, state, output and pid; made.
         slots: Jobs that may run at once.
+        triggers: What starts a build; by default what does without being configured.
+        further: Items of configuration besides.
     """
 
     name = "ours"
     durable = True
 
-    def __init__(self, server: ReviewServer, directory: Path, *, slots: int = 4) -> None:
+    def __init__(
+        self,
+        server: ReviewServer,
+        directory: Path,
+        *,
+        slots: int = 4,
+        triggers: Sequence[str] = (),
+        further: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self._server = server
         self._directory = directory.absolute()
         self._slots = slots
+        self._triggers = list(triggers)
+        self._further = further
         self._pid_file = self._directory / "pid"
         self.log = self._directory / "ours.log"
         self.state_dir = self._directory / "state"
@@ -91,9 +103,10 @@ class Ours:
             return []
         return [pid] if tree([pid]) else []
 
-    def _configuration(self, port: int) -> list[dict[str, Any]]:
-        server = self._server
-        connection = {
+    @staticmethod
+    def connection(server: ReviewServer) -> dict[str, Any]:
+        """What the configuration says of a server."""
+        return {
             "name": "gerrit",
             "server": server.host,
             "port": server.ssh_port,
@@ -103,6 +116,8 @@ class Ours:
             "url": f"{server.url}/",
             "password": {"from-env": PASSWORD_VARIABLE},
         }
+
+    def _configuration(self, port: int) -> list[dict[str, Any]]:
         service = {
             "state-dir": str(self.state_dir),
             "url": f"http://127.0.0.1:{port}/",
@@ -110,11 +125,15 @@ class Ours:
             "worker-slots": self._slots,
         }
         provider = {"name": "here", "driver": "local", "label": "bench", "slots": self._slots}
+        pipeline: dict[str, Any] = {"name": "check", "connection": "gerrit", "policy": "vote"}
+        if self._triggers:
+            pipeline["trigger"] = self._triggers
         items: list[dict[str, Any]] = [
             {"hypervouch": service},
-            {"connection": connection},
-            {"pipeline": {"name": "check", "connection": "gerrit", "policy": "vote"}},
+            {"connection": self.connection(self._server)},
+            {"pipeline": pipeline},
             {"provider": provider},
+            *self._further,
         ]
         for project, command in projects(self.name).items():
             job = {"name": project, "suite": "shell", "run": command}

@@ -341,6 +341,19 @@ def test_a_tree_that_is_no_tar(node: Node) -> None:
         node.session.put_tree(io.BytesIO(b"no tar at all" * 1000), node.directory, within())
 
 
+@on_every
+def test_a_second_tree_lies_beside_the_first(node: Node, tmp_path: Path) -> None:
+    beside = f"{node.directory}-depends"
+    node.session.put_tree(tar_of({"acme/os/left": b"of an earlier build\n"}), beside, within())
+    node.put({"results/a.xml": b"a\n"})
+    node.session.put_tree(tar_of({"acme/os/b.txt": b"b\n"}), beside, within())
+    assert node.run("true", env={"HYPERVOUCH_DEPENDS_DIR": beside}) == 0
+    assert node.fetch("**", to=tmp_path / "got") == ["results/a.xml"]
+    home = tmp_path / "beside"
+    found = node.session.fetch(["**"], directory=beside, target=home, limit_bytes=1000)
+    assert [str(path) for path in found] == ["acme/os/b.txt"]
+
+
 @on_real
 def test_a_large_tree_arrives_whole(node: Node) -> None:
     content = os.urandom(3_000_000)

@@ -4,39 +4,17 @@
 import re
 import time
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import httpx
 import pytest
 
 from ci.comment_rules import problems
-from ci.sandbox.author import PushedChange, Pusher
 from ci.sandbox.real.server import RealGerrit
-from tests.kit.installation import GOOD, SUITE, Installation
+from tests.kit.installation import GOOD
+from tests.kit.stage import BROKEN, SLOW, Stage
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-_numbers = count(1)
-BROKEN = GOOD.replace("resume pass", "resume fail")
-SLOW = GOOD + "watch sleep 3\n"
-
-
-class Stage:
-    """An installation on a project of its own, and an author."""
-
-    def __init__(self, gerrit: RealGerrit, directory: Path, **options: object) -> None:
-        self.gerrit = gerrit
-        self.project = f"flow-{next(_numbers)}"
-        gerrit.create_project(self.project)
-        self.author = Pusher(gerrit.admin, self.project, directory / "author")
-        self.author.push_branch({"suite.py": SUITE, "cases.txt": GOOD, "docs/a.md": "A\n"})
-        self.ci = Installation(gerrit.ci, directory / "ci", self.project, **options)  # type: ignore[arg-type]
-
-    def push(self, cases: str, subject: str = "Change the cases") -> PushedChange:
-        """A change that makes the suite run these cases."""
-        return self.author.push_change(
-            subject, {"cases.txt": f"{cases}tag-{time.time_ns()} pass\n"}
-        )
 
 
 @pytest.fixture

@@ -19,12 +19,19 @@ from tests.kit.lab import make_lab
 from tests.kit.require import require
 from webui.server import WebServer
 
+TOKEN = "correct horse battery staple"
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    made = make_lab(tmp_path_factory.mktemp("lab"), notice="Demo: the hypervisor is an emulator.")
+    made = make_lab(
+        tmp_path_factory.mktemp("lab"),
+        notice="Demo: the hypervisor is an emulator.",
+        reviews=True,
+        operator_token=TOKEN,
+    )
     yield made
     made.database.close()
 
@@ -59,7 +66,12 @@ def addresses(server, story):
         "log": f"{server.url}builds/{story.regression}/log",
         "change": f"{server.url}changes/{story.regression_change}",
         "change-docs": f"{server.url}changes/{story.docs_change}",
+        "change-recheck": f"{server.url}changes/4718/1",
+        "change-waits": f"{server.url}changes/4717",
         "nodes": f"{server.url}nodes",
+        "agreement": f"{server.url}agreement",
+        "outbox": f"{server.url}outbox?settled=1",
+        "audit": f"{server.url}audit",
     }
 
 
@@ -93,7 +105,11 @@ def test_pages_are_readable_without_javascript(lab, server, tmp_path):
         "build": "This patch breaks 2 tests that the branch tip passes.",
         "log": "collected 11 items",
         "change": "Superseded by patch set 2.",
+        "change-recheck": "bug 1934: the node lost its network",
         "nodes": "New dom0.",
+        "agreement": "2 (67 %)",
+        "outbox": "hypervouch outbox drop 3",
+        "audit": "Posted by hand, see the change.",
     }
     with start(tmp_path, javascript=False) as window:
         for name, words in wanted.items():
@@ -101,6 +117,27 @@ def test_pages_are_readable_without_javascript(lab, server, tmp_path):
             assert words in window.driver.find_element(By.TAG_NAME, "main").text, name
         window.driver.find_element(By.LINK_TEXT, "Builds").click()
         assert window.driver.current_url == f"{server.url}builds"
+
+
+def test_an_operator_releases_a_held_review_without_javascript(lab, server, tmp_path):
+    with start(tmp_path, javascript=False) as window:
+        window.open(f"{server.url}outbox", width=390)
+        driver = window.driver
+        driver.find_element(By.NAME, "name").send_keys("ann")
+        token = driver.find_element(By.NAME, "token")
+        token.send_keys("wrong")
+        token.send_keys(Keys.ENTER)
+        assert driver.current_url == f"{server.url}outbox", "enter alone must not act"
+        driver.find_element(By.CSS_SELECTOR, "button[value='release 5']").click()
+        assert "not the operator's token" in driver.find_element(By.TAG_NAME, "h1").text
+        driver.back()
+        token = driver.find_element(By.NAME, "token")
+        token.clear()
+        token.send_keys(TOKEN)
+        driver.find_element(By.CSS_SELECTOR, "button[value='release 5']").click()
+        assert driver.current_url == f"{server.url}outbox"
+        assert "outbox-release review 5 by ann (page)" in driver.find_element(By.ID, "audit").text
+        assert not driver.find_elements(By.CSS_SELECTOR, "button[value='release 5']")
 
 
 def test_the_first_tab_stop_leads_past_the_navigation(lab, server, window):

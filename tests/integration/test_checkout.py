@@ -3,7 +3,6 @@
 
 import base64
 import io
-import os
 import shutil
 import subprocess
 import tarfile
@@ -19,47 +18,12 @@ from ci.checkout import Checkout, MergedTree, Remote
 from ci.errors import ConfigError, MergeConflict, ReviewServerError, StorageError
 from tests.kit import sshd
 from tests.kit.git_http import GitHttp, serving
+from tests.kit.origin import Origin, git
 from tests.kit.require import require
 
 pytestmark = pytest.mark.integration
 REF = "refs/changes/01/1/1"
 TEN = "".join(f"line {n}\n" for n in range(10))
-
-
-class Origin:
-    """A repository on the server's side, with a work tree to make commits in."""
-
-    def __init__(self, root: Path, project: str = "acme/virt") -> None:
-        self.project = project
-        self.bare = root / f"{project}"
-        self.work = root.parent / "work"
-        _git(root, "init", "-q", "--bare", "-b", "main", str(self.bare))
-        _git(root, "init", "-q", "-b", "main", str(self.work))
-
-    def commit(self, files: dict[str, str], *, onto: str = "", to: str = "refs/heads/main") -> str:
-        """Commit `files` (on top of the work tree, or of `onto`), publish it as `to`."""
-        if onto:
-            _git(self.work, "checkout", "-q", "--detach", onto)
-        for name, text in files.items():
-            path = self.work / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        _git(self.work, "add", "-A")
-        return self.publish(to)
-
-    def publish(self, to: str) -> str:
-        _git(self.work, "commit", "-q", "--allow-empty", "-m", "A change")
-        _git(self.work, "push", "-q", "-f", str(self.bare), f"HEAD:{to}")
-        return _git(self.work, "rev-parse", "HEAD")
-
-
-def _git(where: Path, *arguments: str) -> str:
-    env = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-    identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]
-    done = subprocess.run(
-        ["git", *identity, *arguments], cwd=where, env=env, check=True, capture_output=True
-    )
-    return done.stdout.decode().strip()
 
 
 @pytest.fixture
@@ -102,7 +66,7 @@ def _tar(checkout: Checkout, merged: MergedTree) -> bytes:
 def test_merges_onto_the_newest_tip(origin: Origin, checkout: Checkout) -> None:
     base = origin.commit({"a.py": TEN})
     change = origin.commit({"a.py": TEN.replace("line 9", "nine")}, onto=base, to=REF)
-    _git(origin.work, "checkout", "-q", "--detach", base)
+    git(origin.work, "checkout", "-q", "--detach", base)
     tip = origin.commit({"a.py": TEN.replace("line 0", "zero"), "b.py": "b\n"})
     merged = checkout.merge("acme/virt", "main", REF, change)
     assert (merged.tip, merged.revision) == (tip, change)
@@ -120,16 +84,18 @@ def test_follows_the_branch_and_repeats_on_an_older_tip(
     assert checkout.merge("acme/virt", "main", REF, change).tip == tip
     server.requests.clear()
     assert checkout.merge("acme/virt", "main", REF, change, tip=base) == first
-    assert _files(checkout, checkout.at("acme/virt", base)) == {"a": b"1\n"}
+    assert _files(checkout, checkout.base("acme/virt", "main", base)) == {"a": b"1\n"}
     assert server.requests == []
 
 
-def test_an_older_tip_is_fetched_into_a_new_cache(origin: Origin, checkout: Checkout) -> None:
+def test_an_older_tip_is_fetched_into_a_new_cache(
+    origin: Origin, checkout: Checkout, tmp_path: Path
+) -> None:
     base = origin.commit({"a": "1\n"})
     change = origin.commit({"c": "c\n"}, onto=base, to=REF)
     origin.commit({"b": "2\n"}, onto=base)
-    assert checkout.at("acme/virt", base).tip == base
-    shutil.rmtree(checkout._cache_dir)
+    assert checkout.base("acme/virt", "main", base).tip == base
+    shutil.rmtree(tmp_path / "cache")
     merged = checkout.merge("acme/virt", "main", REF, change, tip=base)
     assert sorted(_files(checkout, merged)) == ["a", "c"]
 
@@ -137,7 +103,7 @@ def test_an_older_tip_is_fetched_into_a_new_cache(origin: Origin, checkout: Chec
 def test_an_unknown_commit_is_the_servers_fault(origin: Origin, checkout: Checkout) -> None:
     origin.commit({"a": "1\n"})
     with pytest.raises(ReviewServerError):
-        checkout.at("acme/virt", "1" * 40)
+        checkout.base("acme/virt", "main", "1" * 40)
 
 
 def test_branch_tip_is_the_baseline(origin: Origin, checkout: Checkout) -> None:
@@ -159,7 +125,7 @@ def test_a_conflict_names_the_files(origin: Origin, checkout: Checkout) -> None:
 
 def test_unrelated_history_is_a_conflict(origin: Origin, checkout: Checkout) -> None:
     origin.commit({"a": "1\n"})
-    _git(origin.work, "checkout", "-q", "--orphan", "other")
+    git(origin.work, "checkout", "-q", "--orphan", "other")
     change = origin.commit({"b": "b\n"}, to=REF)
     with pytest.raises(MergeConflict, match="shares no history"):
         checkout.merge("acme/virt", "main", REF, change)
@@ -201,8 +167,8 @@ def test_links_and_submodules_are_data(origin: Origin, checkout: Checkout) -> No
     (origin.work / ".gitmodules").write_text(
         '[submodule "s"]\n\tpath = s\n\turl = ext::touch /nowhere/owned\n'
     )
-    _git(origin.work, "update-index", "--add", "--cacheinfo", f"160000,{base},s")
-    _git(origin.work, "add", "passwd")
+    git(origin.work, "update-index", "--add", "--cacheinfo", f"160000,{base},s")
+    git(origin.work, "add", "passwd")
     change = origin.publish(REF)
     merged = checkout.merge("acme/virt", "main", REF, change)
     assert _files(checkout, merged)["passwd"] == "-> /etc/passwd"
@@ -219,7 +185,7 @@ def test_malicious_objects_are_refused(origin: Origin, checkout: Checkout) -> No
         check=True,
     )
     blob = done.stdout.decode().strip()
-    _git(origin.work, "update-index", "--add", "--cacheinfo", f"100644,{blob},.gitmodules")
+    git(origin.work, "update-index", "--add", "--cacheinfo", f"100644,{blob},.gitmodules")
     change = origin.publish(REF)
     with pytest.raises(ReviewServerError, match="could not be fetched") as error:
         checkout.merge("acme/virt", "main", REF, change)
@@ -299,7 +265,7 @@ def test_a_branch_that_is_not_there(origin: Origin, checkout: Checkout) -> None:
         ("p", "main", REF, "--help"),
     ],
 )
-def test_hostile_names_never_reach_git(
+def test_hostile_names_never_reachgit(
     checkout: Checkout, project: str, branch: str, ref: str, revision: str
 ) -> None:
     with pytest.raises(ConfigError, match="not a change"):
@@ -360,9 +326,9 @@ def test_a_tree_that_got_lost_is_noticed_and_mended(origin: Origin, checkout: Ch
     assert _files(checkout, checkout.branch_tip("acme/virt", "main")) == {"a": b"1\n"}
 
 
-def test_a_half_made_cache_is_replaced(origin: Origin, checkout: Checkout) -> None:
+def test_a_half_made_cache_is_replaced(origin: Origin, checkout: Checkout, tmp_path: Path) -> None:
     tip = origin.commit({"a": "1\n"})
-    half = checkout._cache_dir / "acme" / "virt.git"
+    half = tmp_path / "cache" / "acme" / "virt.git"
     (half / "objects").mkdir(parents=True)
     assert checkout.branch_tip("acme/virt", "main").tip == tip
 
@@ -375,7 +341,7 @@ def test_a_full_disk_is_a_storage_error(origin: Origin, checkout: Checkout) -> N
     assert checkout.branch_tip("acme/virt", "main").tree == merged.tree
 
 
-def test_many_threads_share_a_cache(origin: Origin, checkout: Checkout) -> None:
+def test_many_threads_share_a_cache(origin: Origin, checkout: Checkout, tmp_path: Path) -> None:
     base = origin.commit({"a": "1\n"})
     refs = [f"refs/changes/{n:02d}/{n}/1" for n in range(1, 9)]
     changes = [origin.commit({f"c{ref[-3]}": "c\n"}, onto=base, to=ref) for ref in refs]
@@ -384,7 +350,7 @@ def test_many_threads_share_a_cache(origin: Origin, checkout: Checkout) -> None:
     def work(number: int) -> list[str]:
         start.wait()
         merged = checkout.merge("acme/virt", "main", refs[number], changes[number])
-        with (checkout._cache_dir / f"{number}.tar").open("w+b") as file:
+        with (tmp_path / f"{number}.tar").open("w+b") as file:
             checkout.archive(merged, file)
             file.seek(0)
             with tarfile.open(fileobj=file) as tar:

@@ -1,41 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event stream, catch-up and the reporter against a real Gerrit and the sandbox."""
+"""The event stream and catch-up against a real Gerrit and the sandbox."""
 
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from ci.errors import HypervouchError, ReviewServerError
-from ci.gerrit.catchup import missed
+from ci.gerrit import catchup
 from ci.gerrit.parse import Ignored, parse_line
 from ci.gerrit.rest import GerritRest
 from ci.gerrit.ssh import AccessError, PinnedConnection
 from ci.gerrit.stream import EventStream
-from ci.layout import Connection, SecretRef
 from ci.model.event import Event
 from ci.model.event_key import same_fact
-from ci.model.review import Review
-from ci.reporters.base import Delivery
-from ci.reporters.gerrit import GerritReporter
-from ci.sandbox.account import ReviewServer
 from ci.sandbox.author import PushedChange, Pusher
 from ci.sandbox.real.server import RealGerrit
+from tests.kit.hearing import listening, rest_of, settings, until
 from tests.kit.sandbox_host import SandboxHost
 
 pytestmark = pytest.mark.timeout(600)
 
-PATIENCE_S = 30.0
 Host = RealGerrit | SandboxHost
 
 
@@ -44,83 +36,6 @@ def host(request: pytest.FixtureRequest) -> Host:
     """Both servers: what holds on one must hold on the other."""
     server: Host = request.getfixturevalue(request.param)
     return server
-
-
-def settings(account: ReviewServer, **changed: Any) -> Connection:
-    values: dict[str, Any] = {
-        "name": "review",
-        "server": account.host,
-        "port": account.ssh_port,
-        "user": account.user,
-        "key_file": account.key_file,
-        "known_hosts": account.known_hosts,
-        "url": account.url,
-        "password": SecretRef(from_env="NOWHERE"),
-    }
-    return Connection(**(values | changed))
-
-
-def rest_of(server: ReviewServer) -> GerritRest:
-    return GerritRest(settings(server), server.password)
-
-
-@dataclass
-class Heard:
-    """What a stream in a thread of its own has told so far."""
-
-    stream: EventStream
-    lines: list[bytes] = field(default_factory=list)
-    connected: list[int] = field(default_factory=list)
-    error: HypervouchError | None = None
-    thread: threading.Thread | None = None
-
-    def events(self, project: str) -> list[Event]:
-        read = [parse_line(line, "review") for line in list(self.lines)]
-        return [
-            one for one in read if not isinstance(one, Ignored) and one.change.project == project
-        ]
-
-
-@contextmanager
-def listening(
-    connection: Connection,
-    *,
-    work: Callable[[bytes], None] = lambda _: None,
-    on_connected: Callable[[], None] = lambda: None,
-) -> Iterator[Heard]:
-    """A stream that has connected; stopped at the end."""
-
-    def line(one: bytes) -> None:
-        work(one)
-        heard.lines.append(one)
-
-    def connected() -> None:
-        heard.connected.append(len(heard.lines))
-        on_connected()
-
-    def run() -> None:
-        try:
-            heard.stream.run_once()
-        except HypervouchError as error:
-            heard.error = error
-
-    heard = Heard(EventStream(connection, line, connected))
-    thread = heard.thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        until(lambda: heard.connected or heard.error)
-        yield heard
-    finally:
-        heard.stream.stop()
-        thread.join(PATIENCE_S)
-    assert not thread.is_alive()
-
-
-def until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -170,7 +85,8 @@ def test_only_wanted_types_are_sent(host: Host, project: str, pusher: Pusher) ->
         pusher.push_branch({"other.txt": "told as ref-updated, to those who ask"})
         pusher.comment(change, "last")
         until(lambda: len(heard.events(project)) == 2)
-    assert not [one for one in heard.lines if isinstance(parse_line(one, "review"), Ignored)]
+    read = [parse_line(one, "review") for one in heard.lines]
+    assert not [one for one in read if isinstance(one, Ignored) and not one.expected]
 
 
 def test_stop_is_prompt_and_repeatable(host: Host) -> None:
@@ -390,7 +306,7 @@ def test_catch_up_tells_the_same_facts_as_the_stream(
         since = rest.server_time()
         count = stir(pusher, whole_patchset=isinstance(host, RealGerrit))
         until(lambda: len(heard.events(project)) == count)
-        found = list(missed(rest, "review", since, [project], overlap_s=0))
+        found = list(catchup.read(rest, "review", since, [project], overlap_s=0).events)
     told = newest_uploads(heard.events(project))
     left = list(found)
     for event in told:
@@ -412,15 +328,15 @@ def test_catch_up_finds_what_was_pushed_while_nobody_listened(
         changes = [new_change(pusher, f"c{n}") for n in range(5)]
         merged = new_change(pusher, "merged")
         pusher.submit(merged)
-        found = list(missed(rest, "review", since, [project, "hv/other"]))
+        found = list(catchup.read(rest, "review", since, [project, "hv/other"]).events)
         keys = [event.key for event in found]
         for change in changes:
             assert f"patchset-created:{change.number}:1" in keys
         assert any(key.startswith(f"change-merged:{merged.number}:") for key in keys)
         assert f"patchset-created:{merged.number}:1" not in keys
-        assert list(missed(rest, "review", since, ["hv/other"])) == []
+        assert list(catchup.read(rest, "review", since, ["hv/other"]).events) == []
         later = datetime.fromtimestamp(since.timestamp() + 3600, since.tzinfo)
-        assert list(missed(rest, "review", later, [project])) == []
+        assert list(catchup.read(rest, "review", later, [project]).events) == []
 
 
 def test_many_pages_are_read(
@@ -433,7 +349,7 @@ def test_many_pages_are_read(
     with rest_of(host.ci) as rest:
         since = rest.server_time()
         numbers = [new_change(pusher, f"p{n}").number for n in range(5)]
-        found = list(missed(rest, "review", since, [project]))
+        found = list(catchup.read(rest, "review", since, [project]).events)
     assert [event.change.number for event in found] == numbers
 
 
@@ -462,65 +378,6 @@ def test_gerrit_killed_in_mid_stream_is_noticed_and_caught_up(
         with listening(settings(real_gerrit.ci)) as again:
             after = new_change(pusher, "after")
             until(lambda: again.events(project))
-            keys = [event.key for event in missed(rest, "review", since, [project])]
+            keys = [event.key for event in catchup.read(rest, "review", since, [project]).events]
     assert f"patchset-created:{during.number}:1" in keys
     assert f"patchset-created:{after.number}:1" in keys
-
-
-class TestReporter:
-    """Votes on a real server."""
-
-    @staticmethod
-    def review(change: PushedChange, **changed: Any) -> Review:
-        values: dict[str, Any] = {
-            "project": change.project,
-            "change_number": change.number,
-            "patchset": change.patchset,
-            "revision": change.revision,
-            "tag": "autogenerated:hypervouch:check",
-            "marker": "https://ci.example.org/buildsets/1",
-            "message": "Build succeeded (check pipeline).\n"
-            'It\'s "well". https://ci.example.org/buildsets/1\n\n'
-            "- a https://ci.example.org/builds/1 : SUCCESS in 1s",
-            "label": "Verified",
-            "value": 1,
-        }
-        return Review(**(values | changed))
-
-    def test_votes_once_and_not_on_an_old_patch_set(self, host: Host, pusher: Pusher) -> None:
-        change = new_change(pusher)
-        ci = host.ci
-        with rest_of(ci) as rest:
-            reporter = GerritReporter(rest, ci.user)
-            outcomes = [reporter.deliver(self.review(change))[0] for _ in range(2)]
-            assert outcomes == [Delivery.DELIVERED, Delivery.ALREADY_THERE]
-            assert pusher.votes(change) == {ci.user: 1}
-            assert len(pusher.messages(change, tag="autogenerated:hypervouch:check")) == 1
-            pusher.amend(change, {"a.txt": "b"})
-            late = self.review(change, marker="/2", message="see /2")
-            assert reporter.deliver(late)[0] is Delivery.STALE
-
-    def test_a_range_too_small_and_a_label_unknown_are_told(
-        self, host: Host, pusher: Pusher
-    ) -> None:
-        change = new_change(pusher)
-        ci = host.ci
-        with rest_of(ci) as rest:
-            reporter = GerritReporter(rest, ci.user)
-            outcome, sentence = reporter.deliver(self.review(change, value=2))
-            assert outcome is Delivery.REFUSED
-            assert "may vote -1 to +1 on Verified" in sentence
-            other = self.review(change, label="Nope", marker="/3", message="see /3")
-            outcome, sentence = reporter.deliver(other)
-            assert outcome is Delivery.REFUSED
-            assert "no label Nope" in sentence
-
-    def test_without_the_label_right_the_comment_arrives(self, host: Host, pusher: Pusher) -> None:
-        change = new_change(pusher)
-        account = host.create_account("mute-ci", "Mute CI", stream_events=True, vote=False)
-        with rest_of(account) as rest:
-            outcome, sentence = GerritReporter(rest, account.user).deliver(self.review(change))
-        assert outcome is Delivery.REFUSED
-        assert "give mute-ci the right 'Label Verified'" in sentence
-        assert len(pusher.messages(change, author="mute-ci")) == 1
-        assert pusher.votes(change) == {}

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sandbox keeps what it was told over a stop and over a crash, and stops cleanly."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,7 @@ import pytest
 from ci.errors import ReviewServerError
 from ci.sandbox.account import ReviewServer
 from ci.sandbox.author import Pusher
+from tests.kit.many_changes import seed_changes
 from tests.kit.sandbox_host import ADMIN_USER, PASSWORD, SandboxHost
 from tests.kit.ssh_client import EventTap, query
 
@@ -24,6 +27,7 @@ REFUSALS = {b"HTTP/1.1 400", b"HTTP/1.1 401", b"HTTP/1.1 413"}
 SERVE = """
 import sys, threading
 from pathlib import Path
+from tests.kit.many_changes import seed_changes
 from tests.kit.sandbox_host import SandboxHost
 host = SandboxHost(Path(sys.argv[1]))
 host.create_project(sys.argv[2])
@@ -127,6 +131,53 @@ def test_stopping_leaves_no_thread_and_ends_open_streams(host: SandboxHost):
         for one in left:
             one.join(timeout=10)
         assert [one for one in left if one.is_alive() and one.name.startswith("sandbox")] == []
+
+
+def test_the_events_log_stands_in_for_the_plugin(tmp_path: Path):
+    host = SandboxHost(tmp_path / "host", events_log=True)
+    host.create_project(PROJECT)
+    host.start()
+    try:
+        author = Pusher(host.admin, PROJECT, tmp_path / "author")
+        change = author.push_change("Fix", {"a": "1\n"})
+        author.push_change("Secret", {"b": "1\n"}, options=["private"])
+        author.comment(change, "recheck")
+        stranger = host.create_account("eve", "Eve", stream_events=False, vote=False)
+        address = f"{host.ci.url}/a/plugins/events-log/events/"
+        told = httpx.get(address, auth=host.ci.auth, params={"t1": "2026-01-01 00:00:00"})
+        late = httpx.get(address, auth=host.ci.auth, params={"t1": "2099-01-01"})
+        bad = httpx.get(address, auth=host.ci.auth, params={"t1": "yesterday"})
+        assert httpx.get(address, auth=stranger.auth).status_code == 403
+    finally:
+        host.stop()
+    events = [json.loads(line) for line in told.text.splitlines()]
+    kinds = [one["type"] for one in events if one["type"] != "ref-updated"]
+    assert kinds == ["patchset-created", "comment-added"]
+    assert (late.status_code, late.text) == (200, "")
+    assert bad.status_code == 400
+
+
+def test_many_changes_are_found_page_by_page(tmp_path: Path):
+    host = SandboxHost(tmp_path / "host")
+    host.create_project(PROJECT)
+    seed_changes(host.sandbox, PROJECT, 1_200, owner=ADMIN_USER, at=time.time(), commits=True)
+    host.start()
+    try:
+        author = Pusher(host.admin, PROJECT, tmp_path / "author")
+        newest = author.push_change("Fix", {"a": "1\n"})
+        assert newest.number == 1_201
+        seen: list[int] = []
+        for start in range(0, 1_500, 500):
+            path = f"/changes/?q=status:open&S={start}&n=500&o=CURRENT_REVISION&o=MESSAGES"
+            page = host.ci.rest("GET", path)
+            seen += [one["_number"] for one in page]
+        assert seen == list(range(1_201, 0, -1))
+        author.git("fetch", "-q", "origin", "refs/changes/77/1177/1")
+        assert author.git("show", "FETCH_HEAD:seed-1177.txt") == "1177\n"
+        row = query(host.ci, "--current-patch-set", "--files", "change:1177")[0]
+        assert row["currentPatchSet"]["files"][1]["file"] == "seed-1177.txt"
+    finally:
+        host.stop()
 
 
 def test_addresses_need_a_running_sandbox(host: SandboxHost):

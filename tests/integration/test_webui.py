@@ -20,7 +20,7 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \x1b[31mred\x0
 
 @pytest.fixture
 def lab(tmp_path):
-    made = make_lab(tmp_path, notice="Demo: <b>emulator</b>")
+    made = make_lab(tmp_path, notice="Demo: <b>emulator</b>", reviews=True)
     yield made
     made.database.close()
 
@@ -41,6 +41,9 @@ def paths(lab):
         "change": "/changes/4711",
         "patchset": "/changes/4711/2",
         "nodes": "/nodes",
+        "agreement": "/agreement",
+        "outbox": "/outbox",
+        "audit": "/audit",
     }
 
 
@@ -355,6 +358,8 @@ def test_paths_that_leave_the_artifacts(lab, client, tail):
 def test_the_search_field(client):
     answer = client.get("/changes?number=4711", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/changes/4711")
+    answer = client.get("/changes?number=4711&connection=review-next", follow_redirects=False)
+    assert answer.headers["location"] == "/changes/4711?connection=review-next"
     assert client.get("/changes").url.path == "/builds"
 
 

@@ -32,6 +32,8 @@ def test_it_holds_exactly_our_packages(members: list[str]):
     [
         ("webui/templates/", ".html"),
         ("webui/static/", ".css"),
+        ("webui/static/", "gerrit-checks.js"),
+        ("ci/templates/", ".j2"),
         ("nodes/images/guest/", "node-init"),
         ("ci/sandbox/acme_virt/", "pytest.ini"),
     ],

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The core of the flow with fakes at its rim: layouts, events, rows and a scripted lab."""
 
+import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,14 +17,20 @@ from ci.cancel import CancelToken, Deadline
 from ci.checkout import MergedTree
 from ci.clock import FakeClock
 from ci.collect import LogStore
+from ci.depends import Found
 from ci.errors import HypervouchError, ReviewServerError
+from ci.gerrit.history import Reading, Standing
+from ci.gerrit.rest import RestError
 from ci.layout import Connection, Job, Layout, Pipeline, Project, ProviderConfig, Service
 from ci.model.change import Change, Patchset
-from ci.model.event import Account, Event, EventKind
+from ci.model.event import Account, Approval, BranchMoved, Event, EventKind
+from ci.model.facts import ChangeFacts
 from ci.model.node import Endpoint
+from ci.model.stack import Dependency
 from ci.planner import Planner
 from ci.runners.base import Sink
 from ci.runners.dummy import DummyRunner, DummySession
+from ci.stacking import Place, Stacking
 from ci.store import events, schema
 from ci.store.builds import NewBuildset, add_buildset
 from ci.store.database import Database
@@ -87,6 +94,22 @@ def patchset(number: int = 1, *, of: int = 12, **more: Any) -> Patchset:
         revision=f"{number % 10}" * 40,
         ref=f"refs/changes/{of % 100:02d}/{of}/{number}",
         **more,
+    )
+
+
+def vote(label: str, value: int, by: str, **more: Any) -> Approval:
+    """A vote of an account."""
+    return Approval(label=label, value=value, by=Account(username=by, name=by.title()), **more)
+
+
+def facts(*approvals: Approval, ps: int = 1, **more: Any) -> ChangeFacts:
+    """Change 12 as the server knows it, with these votes on its current patch set."""
+    known = {"uploader": "ann", "kind": more.pop("kind", "REWORK")}
+    return ChangeFacts(
+        change=change(**more),
+        patchset=patchset(ps, **known),
+        uploaded_at=FakeClock().now(),
+        approvals=approvals,
     )
 
 
@@ -157,6 +180,17 @@ class FakeServer:
     files: tuple[str, ...] = ()
     error: ReviewServerError | None = None
     asked: int = 0
+    current: ChangeFacts | None = None
+    facts_asked: int = 0
+
+    def facts(self, project: str, number: int) -> ChangeFacts:
+        """What it knows of a change, 404 where it knows nothing."""
+        self.facts_asked += 1
+        if self.error:
+            raise self.error
+        if self.current is None:
+            raise RestError(404, f"no change {number}", hint="", retryable=False)
+        return self.current
 
     def changed_files(self, project: str, number: int, revision: str) -> tuple[str, ...]:
         """The list."""
@@ -237,34 +271,100 @@ class FakeCheckout:
         self._errors = list(errors)
         self._scripts: dict[str, str] = {}
         self.before_merge: Callable[[], None] = lambda: None
+        self.text = "A change"
+
+    def newest(self, project: str, branch: str, ref: str, revision: str) -> str:
+        """The one tip there is."""
+        return TIP
+
+    def message(self, project: str, ref: str, revision: str) -> str:
+        """The commit message of every patch set."""
+        return self.text
 
     def merge(
-        self, project: str, branch: str, ref: str, revision: str, *, tip: str | None = None
+        self,
+        project: str,
+        branch: str,
+        ref: str,
+        revision: str,
+        *,
+        tip: str | None = None,
+        stack: Sequence[Dependency] = (),
     ) -> MergedTree:
         """The patch's next command."""
         self.before_merge()
         if self._errors:
             raise self._errors.pop(0)
         script = self._patched.pop(0) if len(self._patched) > 1 else self._patched[0]
-        return self._tree(script, revision)
+        return self._tree(script, revision, stack)
 
-    def at(self, project: str, commit: str) -> MergedTree:
+    def base(
+        self, project: str, branch: str, tip: str, stack: Sequence[Dependency] = ()
+    ) -> MergedTree:
         """The branch tip's command."""
-        assert commit == TIP
-        return self._tree(self._tip, commit)
+        assert tip == TIP
+        return self._tree(self._tip, tip, stack)
 
-    def archive(self, merged: MergedTree, to: IO[bytes]) -> None:
+    def branch_tip(self, project: str, branch: str) -> MergedTree:
+        """The tip of another project."""
+        return self._tree(self._tip, TIP, ())
+
+    def archive(self, merged: MergedTree, to: IO[bytes], *, below: str = "") -> None:
         """A tar of the one file."""
         content = self._scripts[merged.tree].encode()
         with tarfile.open(fileobj=to, mode="w") as tar:
-            entry = tarfile.TarInfo("script")
+            entry = tarfile.TarInfo(f"{below}/script" if below else "script")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
 
-    def _tree(self, script: str, revision: str) -> MergedTree:
-        tree = f"{len(self._scripts):040x}"
+    def _tree(self, script: str, revision: str, stack: Sequence[Dependency]) -> MergedTree:
+        below = [one.revision for one in stack]
+        base = tree = _name(TIP, self._tip, *below)
+        if revision != TIP:
+            tree = _name(revision, script, *below)
         self._scripts[tree] = script
-        return MergedTree(tip=TIP, revision=revision, tree=tree, git_dir=Path("/nowhere"))
+        return MergedTree(
+            tip=TIP, revision=revision, tree=tree, base_tree=base, git_dir=Path("/nowhere")
+        )
+
+
+def _name(*parts: str) -> str:
+    """What git would call it: the same for the same content, also after a restart."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
+
+
+class FakeLookup:
+    """A review server's changes by number; an error among them is raised once."""
+
+    def __init__(self) -> None:
+        self.changes: dict[int, Found] = {}
+        self.known: dict[int, ChangeFacts] = {}
+        self.errors: list[HypervouchError] = []
+        self.asked: list[int] = []
+
+    def by_number(self, number: int, project: str) -> Found | None:
+        """The change of that number."""
+        self.asked.append(number)
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.changes.get(number)
+
+    def by_change_id(self, change_id: str) -> Sequence[Found]:
+        """None: these tests write numbers."""
+        return ()
+
+    def facts(self, project: str, number: int) -> ChangeFacts | None:
+        """What is known of that change."""
+        return self.known.get(number)
+
+
+def found(number: int, *, status: str = "NEW", message: str = "", **more: Any) -> Found:
+    """A change that another one may depend on, at its first patch set."""
+    fields = {"project": PROJECT, "branch": "main", **more}
+    revision = f"{number:040x}"
+    ref = f"refs/changes/{number % 100:02d}/{number}/1"
+    patchset = Dependency(number=number, patchset=1, revision=revision, ref=ref, **fields)
+    return Found(patchset=patchset, status=status, message=message)
 
 
 class ScriptedSession(DummySession):
@@ -306,6 +406,7 @@ class Lab:
     pool: NodePool
     provider: DummyProvider
     checkout: FakeCheckout
+    lookup: FakeLookup
     verdicts: list[None] = field(default_factory=list)
 
     def drive(self, build_id: str, *, most: int = 40) -> None:
@@ -345,18 +446,25 @@ def lab(
     pool = NodePool(database, clock, {"lab": (provider,)}, preflight, term_s=60)
     pool.register()
     verdicts: list[None] = []
+    lookup = FakeLookup()
+    place = Place(
+        server=lookup,
+        checkout=checkout,  # type: ignore[arg-type]
+        bases=("https://review.example.org/",),
+    )
     worker = Worker(
         database,
         clock,
         layout=lambda: wanted,
         checkouts={GERRIT: checkout},  # type: ignore[dict-item]
+        stacking=Stacking(database, lambda: wanted, {GERRIT: place}),
         pool=pool,
         logs=LogStore(folder / "logs", limit_bytes=1 << 20, free_bytes=1),
         secrets=["s3cret"],
         on_verdict=lambda: verdicts.append(None),
         on_free=lambda: None,
     )
-    return Lab(database, clock, worker, pool, provider, checkout, verdicts)
+    return Lab(database, clock, worker, pool, provider, checkout, lookup, verdicts)
 
 
 class FakeHistory:
@@ -367,6 +475,11 @@ class FakeHistory:
         self.events: list[Event] = []
         self.errors: list[HypervouchError] = []
         self.asked_since: list[datetime] = []
+        self.answered: dict[str, frozenset[str]] = {}
+        self.standing: tuple[Standing, ...] = ()
+        self.branches: tuple[BranchMoved, ...] = ()
+        self.provisional = False
+        self.reconnects = 0
         self.while_asked: Callable[[], None] = lambda: None
 
     def server_time(self) -> datetime:
@@ -375,11 +488,24 @@ class FakeHistory:
             raise self.errors.pop(0)
         return self._clock.now()
 
-    def missed(self, since: datetime) -> Iterator[Event]:
-        """Its events since then and two minutes before."""
+    def reconnected(self) -> None:
+        """The stream was opened anew."""
+        self.reconnects += 1
+
+    def read(self, since: datetime) -> Reading:
+        """Its events since then and two minutes before, and what else the test put in."""
+        if self.errors:
+            raise self.errors.pop(0)
+        until = self._clock.now()
         self.asked_since.append(since)
         self.while_asked()
         begin = since - timedelta(seconds=120)
-        for one in self.events:
-            if one.occurred_at >= begin:
-                yield replace(one, source="catch-up")
+        return Reading(
+            until=None if self.provisional else until,
+            events=tuple(
+                replace(one, source="catch-up") for one in self.events if one.occurred_at >= begin
+            ),
+            answered=self.answered,
+            standing=self.standing,
+            branches=self.branches,
+        )

@@ -54,6 +54,8 @@ class FakeChange:
         posted: Bodies of the reviews that were taken.
         fail: Status per request in turn, None for an ordinary answer; then all are ordinary.
         lose_answers: So many reviews are taken and then answered by a broken line.
+        deleted: It is gone.
+        readable: The project can be seen.
     """
 
     status: str = "NEW"
@@ -65,6 +67,8 @@ class FakeChange:
     posted: list[dict[str, Any]] = field(default_factory=list)
     fail: list[int | None] = field(default_factory=list)
     lose_answers: int = 0
+    deleted: bool = False
+    readable: bool = True
 
     def rest(self) -> GerritRest:
         """A client that talks to it."""
@@ -76,10 +80,13 @@ class FakeChange:
         if status is not None:
             return httpx.Response(status, text="no")
         path = request.url.raw_path.decode().partition("?")[0]
-        if path == "/a/changes/hv%2Fdemo~7/detail":
+        if path == "/a/projects/hv%2Fdemo" and self.readable:
+            return reply({"id": "hv%2Fdemo"})
+        if path == "/a/changes/hv%2Fdemo~7/detail" and not self.deleted:
             return reply(self._detail())
-        if path == f"/a/changes/hv%2Fdemo~7/revisions/{REVISIONS[self.current - 1]}/review":
-            return self._review(json.loads(request.content))
+        for number, revision in enumerate(REVISIONS[: self.current], 1):
+            if path == f"/a/changes/hv%2Fdemo~7/revisions/{revision}/review":
+                return self._review(number, json.loads(request.content))
         return httpx.Response(404, text=f"Not found: {path}")
 
     def _detail(self) -> dict[str, Any]:
@@ -99,28 +106,39 @@ class FakeChange:
             },
         }
 
-    def _review(self, body: dict[str, Any]) -> httpx.Response:
-        if any(name in self.restricted for name in body["labels"]):
+    def _review(self, number: int, body: dict[str, Any]) -> httpx.Response:
+        if self.refuses(body):
             return httpx.Response(403, text='Applying label "Verified": 1 is restricted')
+        taken = self.take(number, body)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise httpx.ReadError("the line broke")
+        return reply({"labels": taken} if taken else {})
+
+    def refuses(self, body: dict[str, Any]) -> bool:
+        """Whether a review votes where the CI has no right to."""
+        return any(name in self.restricted for name in body["labels"])
+
+    def take(self, number: int, body: dict[str, Any]) -> dict[str, int]:
+        """Keep a review of a patch set; returns the labels that were taken."""
         taken = {
             name: value
             for name, value in body["labels"].items()
             if name in self.permitted
             and self.permitted[name][0] <= value <= self.permitted[name][1]
         }
-        self.votes.update(taken)
+        if number == self.current:
+            self.votes.update(taken)
         self.posted.append(body)
+        head = "".join(f" {name}{value:+d}" for name, value in taken.items())
         self.messages.append(
             {
                 "id": str(len(self.messages)),
                 "tag": body["tag"],
                 "author": {"username": CI},
                 "date": "2026-11-22 15:28:04.000000000",
-                "message": f"Patch Set {self.current}:\n\n{body['message']}",
-                "_revision_number": self.current,
+                "message": f"Patch Set {number}:{head}\n\n{body['message']}",
+                "_revision_number": number,
             }
         )
-        if self.lose_answers:
-            self.lose_answers -= 1
-            raise httpx.ReadError("the line broke")
-        return reply({"labels": taken} if taken else {})
+        return taken

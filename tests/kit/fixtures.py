@@ -3,10 +3,12 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ci.sandbox.real.jars import GerritMissing, require_tools
+from ci.sandbox.real.releases import DEFAULT, NEWEST, Release
 from ci.sandbox.real.server import RealGerrit
 from tests.kit.require import require
 from tests.kit.sandbox_host import SandboxHost
@@ -15,19 +17,29 @@ from tests.kit.sandbox_host import SandboxHost
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give whichever test starts the server the time that fetching and starting it takes."""
     for item in items:
-        if "real_gerrit" in getattr(item, "fixturenames", ()):
+        if {"real_gerrit", "real_gerrit_313"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")
 def real_gerrit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealGerrit]:
     """A seeded real Gerrit: a project per test keeps tests apart."""
-    gerrit = RealGerrit(tmp_path_factory.mktemp("gerrit") / "site")
+    yield from _running(tmp_path_factory.mktemp("gerrit"), DEFAULT, "gerrit")
+
+
+@pytest.fixture(scope="session")
+def real_gerrit_313(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealGerrit]:
+    """The same, of the newest release."""
+    yield from _running(tmp_path_factory.mktemp("gerrit313"), NEWEST, "gerrit313")
+
+
+def _running(directory: Path, release: Release, part: str) -> Iterator[RealGerrit]:
+    gerrit = RealGerrit(directory / "site", version=release.version)
     try:
-        require_tools()
+        require_tools(release)
         gerrit.start()
     except GerritMissing as missing:
-        require("gerrit", present=False, why=str(missing))
+        require(part, present=False, why=str(missing))
     try:
         gerrit.seed()
         yield gerrit

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,20 @@ class Said:
     vote: int
 
 
+def connection_to(server: ReviewServer, name: str = "gerrit") -> dict[str, Any]:
+    """The keys of a connection to a server; its password stands in PASSWORD_VARIABLE."""
+    return {
+        "name": name,
+        "server": server.host,
+        "port": server.ssh_port,
+        "user": server.user,
+        "key-file": str(server.key_file),
+        "known-hosts": str(server.known_hosts),
+        "url": f"{server.url}/",
+        "password": {"from-env": PASSWORD_VARIABLE},
+    }
+
+
 class Installation:
     """One installation with a `local` provider and a driver job, in a directory of its own.
 
@@ -66,6 +80,12 @@ class Installation:
         job: Further keys of its job.
         pipeline: Further keys of its pipeline.
         slots: Nodes.
+        connection: Further keys of its connection.
+        service: Further keys of the installation.
+        items: Further items of the configuration.
+        environment: Further variables of its process.
+        project_keys: Further pipelines of the project, with their jobs.
+        clock_off_s: How far its clock is ahead of everybody else's.
     """
 
     def __init__(
@@ -77,6 +97,12 @@ class Installation:
         job: Mapping[str, Any] | None = None,
         pipeline: Mapping[str, Any] | None = None,
         slots: int = 2,
+        connection: Mapping[str, Any] | None = None,
+        service: Mapping[str, Any] | None = None,
+        items: Sequence[Mapping[str, Any]] = (),
+        environment: Mapping[str, str] | None = None,
+        project_keys: Mapping[str, Sequence[str]] | None = None,
+        clock_off_s: int = 0,
     ) -> None:
         self.server = server
         self.directory = directory
@@ -87,34 +113,29 @@ class Installation:
         self.log = directory / "serve.log"
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        items = self._items(dict(job or {}), dict(pipeline or {}), slots)
-        self.config.write_text(yaml.safe_dump(items, sort_keys=False))
+        self._environment = dict(environment or {})
+        self._program = ["tests.kit.clock_off", str(clock_off_s)] if clock_off_s else ["ci.cli"]
+        self._pipelines = {"check": ["suite"], **(project_keys or {})}
+        written = [
+            {"hypervouch": {**self._service(), **(service or {})}},
+            {"connection": {**connection_to(server), **(connection or {})}},
+            *self._flow(dict(job or {}), dict(pipeline or {}), slots),
+            *items,
+        ]
+        self.config.write_text(yaml.safe_dump(written, sort_keys=False))
 
-    def _items(
+    def _service(self) -> dict[str, Any]:
+        return {
+            "state-dir": str(self.directory / "state"),
+            "url": self.url,
+            "listen": f"127.0.0.1:{self.port}",
+            "lease-s": 30,
+        }
+
+    def _flow(
         self, job: dict[str, Any], pipeline: dict[str, Any], slots: int
     ) -> list[dict[str, Any]]:
-        server = self.server
         return [
-            {
-                "hypervouch": {
-                    "state-dir": str(self.directory / "state"),
-                    "url": self.url,
-                    "listen": f"127.0.0.1:{self.port}",
-                    "lease-s": 30,
-                }
-            },
-            {
-                "connection": {
-                    "name": "gerrit",
-                    "server": server.host,
-                    "port": server.ssh_port,
-                    "user": server.user,
-                    "key-file": str(server.key_file),
-                    "known-hosts": str(server.known_hosts),
-                    "url": f"{server.url}/",
-                    "password": {"from-env": PASSWORD_VARIABLE},
-                }
-            },
             {"pipeline": {"name": "check", "connection": "gerrit", "policy": "vote", **pipeline}},
             {
                 "provider": {
@@ -137,15 +158,24 @@ class Installation:
                     **job,
                 }
             },
-            {"project": {"name": self.project, "check": {"jobs": ["suite"]}}},
+            {
+                "project": {
+                    "name": self.project,
+                    **{name: {"jobs": list(jobs)} for name, jobs in self._pipelines.items()},
+                }
+            },
         ]
 
     def start(self) -> None:
         """Start it, and return once it is connected to the server."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ci.cli", "serve", "-c", str(self.config)],
-                env={**os.environ, PASSWORD_VARIABLE: self.server.password},
+                [sys.executable, "-m", *self._program, "serve", "-c", str(self.config)],
+                env={
+                    **os.environ,
+                    PASSWORD_VARIABLE: self.server.password,
+                    **self._environment,
+                },
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -161,7 +191,8 @@ class Installation:
             state = self.get("index.json")["connections"]
         except (httpx.HTTPError, KeyError):
             return False
-        return bool(state) and state[0]["state"] == "connected" and not state[0]["message"]
+        mine = [one for one in state if one["name"] == "gerrit"]
+        return bool(mine) and mine[0]["state"] == "connected" and not mine[0]["message"]
 
     def get(self, path: str) -> Any:
         """A page's JSON twin."""
@@ -184,6 +215,16 @@ class Installation:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(timeout=10)
             self._process = None
+
+    def freeze(self) -> None:
+        """Stop its clock hand: no thread of it runs until `thaw`."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait for something, and say what was waited for when it does not come."""

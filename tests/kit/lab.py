@@ -3,6 +3,7 @@
 
 import importlib
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 
 from ci.clock import FakeClock
 from ci.store.database import Database
+from tests.kit.review_rows import fill_reviews
 from tests.kit.rows import NOW, Rows
 from tests.kit.stories import Story, fill
 from webui.app import create_app
@@ -33,13 +35,30 @@ class Lab:
     clock: FakeClock
 
 
-def make_lab(folder: Path, *, notice: str = "") -> Lab:
-    """A lab in a directory, at NOW."""
+def make_lab(
+    folder: Path,
+    *,
+    notice: str = "",
+    reviews: bool = False,
+    operator_token: str = "",
+    checks_origins: Iterable[str] = (),
+) -> Lab:
+    """A lab in a directory, at NOW; with `reviews`, votes of others and owed reviews too."""
     database = Database.in_directory(folder)
     database.create()
     logs_dir, clock = folder / "logs", FakeClock(NOW)
     story = fill(database, logs_dir)
-    app = create_app(database, logs_dir, SERVICE_URL, notice=notice, clock=clock)
+    if reviews:
+        fill_reviews(Rows(database, logs_dir))
+    app = create_app(
+        database,
+        logs_dir,
+        SERVICE_URL,
+        notice=notice,
+        clock=clock,
+        operator_token=operator_token,
+        checks_origins=checks_origins,
+    )
     return Lab(
         database=database,
         logs_dir=logs_dir,

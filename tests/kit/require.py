@@ -6,7 +6,7 @@ import os
 import pytest
 
 REQUIRE = "HYPERVOUCH_REQUIRE"
-PARTS = frozenset({"gerrit", "qemu", "sshd", "chromium"})
+PARTS = frozenset({"gerrit", "gerrit313", "qemu", "sshd", "chromium"})
 
 
 def required() -> frozenset[str]:

@@ -15,11 +15,12 @@ class SandboxHost:
 
     Args:
         directory: Holds its state and the accounts' keys.
+        events_log: Stand in for the events-log plugin.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, events_log: bool = False) -> None:
         self._keys = directory / "keys"
-        self.sandbox = Sandbox(directory / "state")
+        self.sandbox = Sandbox(directory / "state", events_log=events_log)
         self._add(ADMIN_USER, "Administrator", admin=True)
         self._add(CI_USER, "Hypervouch CI", stream_events=True, vote=True)
 

@@ -37,11 +37,11 @@ def ssh_command(server: ReviewServer, *command: str) -> list[str]:
     ]
 
 
-def run_ssh(server: ReviewServer, *command: str, timeout_s: float = 60.0) -> Said:
+def run_ssh(server: ReviewServer, *command: str, stdin: str = "", timeout_s: float = 60.0) -> Said:
     """Run a command to its end."""
     done = subprocess.run(
         ssh_command(server, *command),
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -117,6 +117,14 @@ class EventTap:
         self._reader.join(timeout=10)
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def ended(self, *, timeout_s: float = 30.0) -> bool:
+        """Whether the client ends by itself in time, as it does when its line is cut."""
+        try:
+            self._process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def until(
         self, wanted: Callable[[Event], bool], *, count: int = 1, timeout_s: float = 30.0

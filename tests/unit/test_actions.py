@@ -4,9 +4,19 @@
 import pytest
 import sqlalchemy as sa
 
-from ci.store import builds, schema
+from ci.store import audit, builds, schema
 from ci.store.actions import RequestRefused, request_cancel, request_recheck
-from tests.kit.core import GERRIT, Planning, event, finish, planning, rows, run, take
+from tests.kit.core import (
+    GERRIT,
+    Planning,
+    event,
+    finish,
+    layout,
+    planning,
+    rows,
+    run,
+    take,
+)
 
 
 @pytest.fixture
@@ -71,6 +81,41 @@ class TestRecheck:
             ask(lab)
         assert ask(lab, connection=GERRIT).connection == GERRIT
 
+    def test_it_stands_in_the_audit_log(self, lab):
+        ask(lab, words="unit bug\x1b 1")
+        (line,) = rows(lab.database, schema.audit)
+        assert (line.by, line.action, line.subject) == ("root", "recheck", "change 12,1")
+        assert (line.note, line.at) == ("unit bug? 1", lab.clock.now())
+
+    def test_a_refusal_leaves_nothing(self, lab):
+        before = len(rows(lab.database, schema.event))
+        with pytest.raises(RequestRefused):
+            ask(lab, 99)
+        assert rows(lab.database, schema.audit) == []
+        assert len(rows(lab.database, schema.event)) == before
+
+    def test_without_its_line_in_the_audit_log_there_is_no_request(self, lab, monkeypatch):
+        before = len(rows(lab.database, schema.event))
+        monkeypatch.setattr(audit, "note", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ask(lab)
+        assert len(rows(lab.database, schema.event)) == before
+
+    def test_who_asked_and_why_stand_on_the_run(self, lab):
+        finish(lab, 1)
+        ask(lab, words="unit the node fell over")
+        lab.planner.plan_pending()
+        newest = max(rows(lab.database, schema.buildset), key=lambda s: s.recheck)
+        assert newest.requested_by == "operator root"
+        assert newest.request == "the node fell over"
+
+    def test_an_operator_has_no_limit(self, tmp_path):
+        lab = planning(tmp_path, layout(recheck_limit={"count": 1, "per-s": 3600}))
+        take(lab, event(lab.clock))
+        for _ in range(3):
+            finish(lab, 1)
+            assert "check starts" in decision(lab, ask(lab))
+
     def test_the_watermark_stays(self, lab):
         before = rows(lab.database, schema.watermark)
         lab.clock.advance(900)
@@ -87,6 +132,13 @@ class TestCancel:
         assert self.cancel(lab, build.id) == build.buildset_id
         (now,) = rows(lab.database, schema.build)
         assert (now.state, now.reason) == ("canceled", "canceled by root")
+
+    def test_it_stands_in_the_audit_log(self, lab):
+        (build,) = rows(lab.database, schema.build)
+        self.cancel(lab, build.id)
+        (line,) = rows(lab.database, schema.audit)
+        assert (line.by, line.action, line.subject) == ("root", "cancel", f"build {build.id}")
+        assert build.buildset_id in line.note
 
     def test_a_running_one_is_asked_to_stop(self, lab):
         run(lab)

@@ -16,6 +16,10 @@ from tests.kit.core import TIP, database_in, job, queue_buildset, rows
 PASSED = AttemptEnd(
     result=Result.SUCCESS, outcomes=(Outcome(test_id="t", status=Status.PASS, message="m"),)
 )
+FAILED = AttemptEnd(
+    result=Result.FAILURE, outcomes=(Outcome(test_id="t", status=Status.FAIL, message="m"),)
+)
+NOTED = {"tip": TIP, "tree": "with", "base_tree": "without", "grade": "nested", "node": "n1"}
 FINE = Judgement(result=Result.SUCCESS, failure_class=FailureClass.PASS, vote=1, reason="fine")
 
 
@@ -35,7 +39,7 @@ class Store:
 
     def finish(self, attempt, end=PASSED, **noted):
         with self.database.write() as tx:
-            attempts.update(tx, attempt, **{"tip": TIP, "grade": "nested", "node": "n1", **noted})
+            attempts.update(tx, attempt, **{**NOTED, **noted})
             attempts.finish(tx, attempt, end, at=self.clock.now())
 
     def records(self, build=None):
@@ -55,7 +59,8 @@ class Store:
 
     def baselines(self, check, order=None):
         with self.database.read() as tx:
-            return attempts.baselines(tx, order or self.order(), check=check)
+            now = self.clock.now()
+            return attempts.baselines(tx, order or self.order(), check=check, at=now)
 
 
 @pytest.fixture
@@ -122,8 +127,15 @@ class TestBaselines:
             store.database, *(jobs or (job("a"),)), at=store.clock.now(), number=number
         )
         attempt = store.begin(build, kind)
-        store.finish(attempt, end, **noted)
+        store.finish(attempt, end, **{"tree": "without", **noted})
         return attempt
+
+    def judged_so(self, store, attempt, failure_class):
+        """Give the build of an attempt a class."""
+        with store.database.write() as tx:
+            number = sa.select(schema.attempt.c.build_id).where(schema.attempt.c.id == attempt)
+            mine = schema.build.c.id == number.scalar_subquery()
+            tx.execute(sa.update(schema.build).where(mine).values(failure_class=failure_class))
 
     def test_of_other_builds_newest_first(self, store):
         check = self.check_of(store)
@@ -134,10 +146,11 @@ class TestBaselines:
     @pytest.mark.parametrize(
         "unlike",
         [
-            {"tip": "8" * 40},
+            {"tree": "with"},
             {"grade": "emulator"},
-            {"kind": AttemptKind.CHECK},
+            {"hypervisor": "another 1.2"},
             {"kind": AttemptKind.REPEAT},
+            {"kind": AttemptKind.CHECK, "end": FAILED},
             {"end": AttemptEnd(result=Result.TIMED_OUT)},
             {"end": AttemptEnd(result=Result.LOST, interrupted=True)},
         ],
@@ -145,6 +158,47 @@ class TestBaselines:
     def test_only_like_is_compared(self, store, unlike):
         check = self.check_of(store)
         self.other(store, 20, **unlike)
+        assert store.baselines(check) == ()
+
+    def test_the_tip_may_be_another_where_the_trees_are_the_same(self, store):
+        check = self.check_of(store)
+        assert self.other(store, 20, tip="8" * 40)
+        assert len(store.baselines(check)) == 1
+
+    def test_the_check_of_a_change_that_was_merged_since(self, store):
+        check = self.check_of(store)
+        merged = self.other(store, 20, kind=AttemptKind.CHECK)
+        assert [b.attempt_id for b in store.baselines(check)] == [merged]
+
+    @pytest.mark.parametrize(
+        ("failure_class", "counts"),
+        [
+            ("regression", True),
+            ("new-failing", True),
+            ("known", True),
+            ("flaky", False),
+            ("infra", False),
+            ("canceled", False),
+            (None, False),
+        ],
+    )
+    def test_its_failures_count_where_they_were_confirmed(self, store, failure_class, counts):
+        check = self.check_of(store)
+        merged = self.other(store, 20, kind=AttemptKind.CHECK, end=FAILED)
+        self.judged_so(store, merged, failure_class)
+        assert bool(store.baselines(check)) is counts
+
+    def test_a_build_is_never_its_own_baseline(self, store):
+        check = store.begin()
+        store.finish(check, tree="without")
+        assert store.baselines(store.records()[0]) == ()
+
+    def test_what_is_a_day_old_does_not_count(self, store):
+        check = self.check_of(store)
+        self.other(store, 20)
+        store.clock.advance(attempts.BASELINE_AGE.total_seconds() - 5)
+        assert len(store.baselines(check)) == 1
+        store.clock.advance(10)
         assert store.baselines(check) == ()
 
     @pytest.mark.parametrize(

@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes of step 3: buildsets made once, numbered by recheck, cancelled whole."""
 
+from datetime import timedelta
+
 import pytest
 import sqlalchemy as sa
 
 from ci.clock import FakeClock
 from ci.layout import Job
-from ci.store import builds, queue, schema
+from ci.store import builds, events, queue, schema
 from ci.store.builds import NewBuildset, add_buildset
-from tests.kit.core import GERRIT, change, database_in, job, patchset, queue_buildset, rows
+from tests.kit.core import (
+    GERRIT,
+    change,
+    database_in,
+    event,
+    job,
+    patchset,
+    queue_buildset,
+    rows,
+)
 
 
 @pytest.fixture
@@ -143,16 +154,69 @@ def test_a_build_is_claimed_once(database, clock):
         assert not queue.claim(tx, build, at=clock.now())
 
 
-def test_was_judged_looks_at_the_newest_older_patch_set(database, clock):
-    def judged(below):
-        with database.read() as tx:
-            return builds.was_judged(tx, connection=GERRIT, change_number=12, below_patchset=below)
+class TestOneForAFact:
+    """An event never starts what was started for it already, or for something newer."""
 
-    assert not judged(2)
-    first = add(database, clock, ps=1)
-    assert not judged(2)
-    set_state(database, first, "done")
-    assert judged(2)
-    assert not judged(1)
-    add(database, clock, ps=2)
-    assert not judged(3), "the newer one has no vote yet"
+    def add(self, database, clock, *, event_id, at, only_first=False):
+        with database.write() as tx:
+            return add_buildset(
+                tx,
+                NewBuildset(
+                    connection=GERRIT,
+                    change=change(),
+                    patchset=patchset(),
+                    pipeline="check",
+                    jobs=(job(),),
+                    event_id=event_id,
+                    reason="why",
+                    occurred_at=at,
+                ),
+                at=clock.now(),
+                only_first=only_first,
+            )
+
+    def stored(self, database, clock, at, **more):
+        one = event(clock, key=f"k{at.timestamp()}{more}", at=at, **more)
+        events.store(database, one, received_at=clock.now(), move_watermark=False)
+        return max(row.id for row in rows(database, schema.event))
+
+    @pytest.mark.parametrize("state", ["queued", "running", "done", "canceled"])
+    def test_the_first_run_is_the_only_one_of_its_kind(self, database, clock, state):
+        set_state(database, add(database, clock), state)
+        assert self.add(database, clock, event_id=None, at=clock.now(), only_first=True) is None
+
+    def test_what_was_said_before_the_last_run_began_is_done(self, database, clock):
+        at = clock.now()
+        later = self.stored(database, clock, at + timedelta(seconds=9))
+        made = self.add(database, clock, event_id=later, at=at + timedelta(seconds=9))
+        set_state(database, made, "done")
+        assert self.add(database, clock, event_id=None, at=at) is None
+        assert self.add(database, clock, event_id=None, at=at + timedelta(seconds=9)) is not None
+
+    def test_an_operators_request_bears_another_clocks_date(self, database, clock):
+        at = clock.now()
+        ahead = self.stored(database, clock, at + timedelta(hours=1), source="request")
+        set_state(database, self.add(database, clock, event_id=ahead, at=None), "done")
+        assert self.add(database, clock, event_id=None, at=at) is not None
+
+
+def test_who_asked_and_why_are_kept_and_fit(database, clock):
+    with database.write() as tx:
+        made = add_buildset(
+            tx,
+            NewBuildset(
+                connection=GERRIT,
+                change=change(),
+                patchset=patchset(),
+                pipeline="check",
+                jobs=(job(),),
+                event_id=None,
+                reason="why",
+                requested_by="x" * 900,
+                request="bug 1",
+                made_up=True,
+            ),
+            at=clock.now(),
+        )
+    (row,) = rows(database, schema.buildset, id=made)
+    assert (row.requested_by, row.request, row.made_up) == ("x" * 255, "bug 1", True)

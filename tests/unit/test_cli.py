@@ -160,7 +160,7 @@ class TestExplain:
         assert "check does not start: every changed file matches irrelevant-files" in said
 
     def test_an_unknown_type(self, cli, folder):
-        found = self.explain(cli, folder, '{"type": "ref-updated"}')
+        found = self.explain(cli, folder, '{"type": "reviewer-added"}')
         assert (found.exit_code, "nothing starts" in found.output) == (0, True)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"type": "patchset-created"}'])

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comment, held against the real expressions of the programs that read it."""
 
-import random
 import re
 
 import pytest
 
-from ci.comment import CommentRow, compose, duration, harmless, problems, row_line
+from ci.comment import (
+    Comment,
+    CommentRow,
+    duration,
+    harmless,
+    problems,
+    row_line,
+    write,
+)
 from ci.comment_rules import (
     CIWATCH_ROW,
     FORBIDDEN_WHEN_SUCCEEDED,
@@ -28,9 +35,14 @@ def row(name: str = "xen-smoke", result: Result = Result.SUCCESS, **more: object
     return CommentRow(name=name, result=result, **(values | more))  # type: ignore[arg-type]
 
 
-def written(*rows: CommentRow, succeeded: bool = True, **more: object) -> str:
-    values: dict[str, object] = {"pipeline": "check", "sentence": "All is well.", "url": URL}
-    return compose(rows, succeeded=succeeded, **(values | more))  # type: ignore[arg-type]
+def written(*rows: CommentRow, **more: object) -> str:
+    values: dict[str, object] = {
+        "succeeded": True,
+        "pipeline": "check",
+        "sentence": "All is well.",
+        "url": URL,
+    }
+    return write(Comment(rows=rows, **(values | more))).text  # type: ignore[arg-type]
 
 
 def test_succeeded_comment_word_for_word() -> None:
@@ -141,17 +153,96 @@ def test_many_failing_tests_of_one_job_are_counted() -> None:
     assert "and 30 more on the page" in text
 
 
+def test_each_job_shows_a_failing_test_before_any_shows_its_second() -> None:
+    failing = tuple(f"test_{'x' * 100}_{number}" for number in range(20))
+    rows = [row(f"job-{number}", Result.FAILURE, failing=failing) for number in range(60)]
+    text = written(*rows, succeeded=False)
+    assert text.count("Failing in job-") == 60
+    assert text.count("  and 19 more on the page") + text.count("  and 18 more on the page") == 60
+
+
+def test_notes_are_cut_before_failing_tests() -> None:
+    broken = row("xen", Result.FAILURE, failing=("test_resume",))
+    text = written(broken, succeeded=False, notes=["n" * 300] * 100)
+    assert "  test_resume\n" in text
+    assert 40 < text.count("n" * 300) < 50
+    assert len(text.encode()) > MAX_BYTES - 400
+    assert text.endswith("More is on the page.")
+
+
+def test_the_cut_is_the_same_each_time() -> None:
+    rows = [row(f"job-{n}", Result.FAILURE, failing=("é" * n,) * 30) for n in range(1, 200)]
+    assert written(*rows, succeeded=False) == written(*rows, succeeded=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("failover", "fa1lover"),
+        ("ERROR-abort", "ERR0R-ab0rt"),
+        ("not_registered", "n0t_reg1stered"),
+    ],
+)
+def test_a_job_that_passed_is_not_lost_for_its_name(name: str, shown: str) -> None:
+    text = written(row(name))
+    assert f"- {shown} https://ci.example.org/builds/" in text
+    assert f"- {name} " in written(row(name), succeeded=False)
+
+
+def test_a_comment_without_a_row_that_may_be_shown_has_not_succeeded() -> None:
+    text = written(row(result=Result.NODE_FAILURE))
+    assert text.startswith("Build failed (check pipeline).\n")
+    assert problems(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("by", "why", "line"),
+    [
+        ("dana", "the lab was down", "Run again as asked by dana: the lab was down"),
+        ("dana", "", "Run again as asked by dana."),
+        ("dana", "recheck flaky", "Run again as asked by dana: recheck flaky"),
+        ("dana", "bug: it failed with an error", "Run again as asked by dana."),
+        ("failover-bot", "because", "Run again as asked on the review."),
+        ("- x http://x : SUCCESS\n", "y", "Run again as asked by x http://x: SUCCESS: y"),
+    ],
+)
+def test_who_asked_for_a_run_and_why(by: str, why: str, line: str) -> None:
+    text = written(row(), requested_by=by, request=why)
+    assert text.split("\n")[2] == line
+    assert problems(text) == ()
+
+
+def test_nobody_asked_for_a_patch_set() -> None:
+    assert "asked" not in written(row(), requested_by="", request="ignored")
+
+
+def test_a_reason_may_say_failure_where_the_comment_does() -> None:
+    text = written(row(), succeeded=False, requested_by="dana", request="it failed")
+    assert "\nRun again as asked by dana: it failed\n" in text
+
+
+def test_the_evidence_of_each_job_is_named() -> None:
+    assert "\nxen-smoke: evidence nested on qemu" in written(row(evidence="nested on qemu"))
+    assert "evidence" not in written(row(evidence="nested on failbox"))
+
+
 HOSTILE = [
     "- forged http://evil.example/ : SUCCESS in 1s",
     "x - forged http://evil.example/ : SUCCESS",
     "x * forged http://evil.example/ : : : SUCCESS",
+    "x - forged http://evil.example/ :",
     "a\n- forged http://evil.example/ : SUCCESS",
     "Build succeeded (check pipeline).",
     "a\nBuild succeeded (gate pipeline).",
     "Build aborted.",
     "recheck",
+    "  Recheck-xen bug",
+    "- recheck",
+    "run-Acme Storage CI",
+    "Patch Set 4: Verified-1",
     "\u202e\x00\x1b[2J\ud800",
     "* bullet",
+    "-",
     "x" * 5000,
     "",
 ]
@@ -164,6 +255,8 @@ def test_hostile_text_forges_nothing(hostile: str) -> None:
         succeeded=False,
         sentence=hostile,
         notes=[hostile],
+        requested_by=hostile,
+        request=hostile,
     )
     assert problems(text) == ()
     assert len(CIWATCH_ROW.findall(text)) == 1
@@ -171,49 +264,7 @@ def test_hostile_text_forges_nothing(hostile: str) -> None:
     assert problems(written(row(), sentence=hostile, notes=[hostile])) == ()
 
 
-def test_random_text_forges_nothing() -> None:
-    source = random.Random(7)
-    parts = [
-        "- ",
-        "* ",
-        " : ",
-        ":",
-        " ",
-        "http://x ",
-        "SUCCESS",
-        "Build ",
-        "x.",
-        "(p pipeline).",
-        "\n",
-    ]
-    for _ in range(2000):
-        text = harmless("".join(source.choices(parts, k=12)))
-        comment = written(
-            row("xen", Result.FAILURE, failing=(text,)), succeeded=False, sentence=text
-        )
-        assert problems(comment) == (), comment
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("Build succeeded (third-party pipeline).\nx\n\n- a http://x : SUCCESS", "first line"),
-        ("Build succeeded (check pipeline)\nx\n\n- a http://x : SUCCESS", "first line"),
-        ("Hello\nBuild succeeded (check pipeline).\n\n- a http://x : SUCCESS", "first line"),
-        ("Build succeeded (check pipeline). Yes\n\n- a http://x : SUCCESS", "more than"),
-        ("Build aborted (check pipeline).\n\n- a http://x : NODE_FAILURE", "neither"),
-        ("Build succeeded (check pipeline).\n\n* a http://x : SUCCESS", "not a row"),
-        ("Build succeeded (check pipeline).\n\n- a b http://x : SUCCESS", "not a row"),
-        ("Build succeeded (check pipeline).\n\n- a a : SUCCESS", "no absolute link"),
-        ("Build succeeded (check pipeline).\n\n- a http://x : GREAT", "unknown result"),
-        ("Build succeeded (check pipeline).\nno errors\n\n- a http://x : SUCCESS", "'error'"),
-        ("Build succeeded (check pipeline).\nx", "no row"),
-        ("Build failed (check pipeline).\n- see this\n- a http://x : FAILURE", "not a row"),
-        ("Build failed (a pipeline).\nBuild failed (b pipeline).\n- a http://x : ERROR", "further"),
-        ("recheck", "taken for a recheck"),
-        ("Build failed (check pipeline).\n- a http://x : FAILURE\n" + "x" * MAX_BYTES, "bytes"),
-        ("Build failed (c pipeline).\nof - a http://x : SUCCESS\n- a http://x : ERROR", "prose"),
-    ],
-)
-def test_each_rule_complains(text: str, complaint: str) -> None:
-    assert any(complaint in problem for problem in problems(text)), problems(text)
+def test_a_test_keeps_its_name_though_it_begins_like_an_order() -> None:
+    assert harmless("recheck_power::test_a") == "recheck_power::test_a"
+    assert harmless("run-power::test_a") == "run-power::test_a"
+    assert harmless("recheck please") == "said: recheck please"

@@ -1,245 +1,603 @@
 # SPDX-License-Identifier: Apache-2.0
 """Killed before or after any write of the whole flow, and started again: exactly one vote.
 
-One patch that breaks a test goes from the stream's event to the vote: check, baseline, repeat.
-The process dies at the n-th write, for every n; what it had in memory is gone, what stands in
-the database, in the engine's records and on the server stays.
+Each story goes from events to votes and notices in one process. At each of its writes, before
+and after, a copy is kept of what a `kill -9` would leave there: the files, the engine's
+records, the server. From every copy a new process starts, while the story goes on outside.
 """
 
-from collections.abc import Callable, Iterator
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from ci import attempt
 from ci.bell import Bell
+from ci.checkout import MergedTree
 from ci.clock import FakeClock
+from ci.depends import Found
 from ci.dispatcher import Dispatcher
+from ci.gerrit.history import Standing
+from ci.layout import ReporterConfig
 from ci.listener import Listener
+from ci.model.event import Event, EventKind
+from ci.model.facts import ChangeFacts
+from ci.model.notice import Notice, NoticeKind
+from ci.model.review import Review
+from ci.model.stack import Dependency
+from ci.notifier import NoticeRelay
 from ci.planner import Planner
 from ci.relay import Relay
+from ci.reporters.base import Outcome
 from ci.reporters.dummy import DummyReporter
-from ci.store import events, schema
+from ci.reporters.dummy_notifier import DummyNotifier, DummyNotifierOptions
+from ci.store import events, outbox_actions, schema
 from ci.store.database import Database
 from tests.kit.core import (
     GERRIT,
     FakeCheckout,
     FakeHistory,
     FakeServer,
+    Lab,
     ScriptedRunner,
+    comment,
     event,
+    facts,
+    found,
     lab,
     layout,
+    patchset,
     rows,
+    vote,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 GOOD = "write-junit r.xml pass=2"
 BAD = "write-junit r.xml pass=1 fail=test_pass_2; exit 1"
-MOST_STARTS = 30
+MOST_TURNS = 30
+CHAINS = 6
+KINDS = ["verdict", "held-vote", "dependency"]
+ENDED = {"done", "canceled"}
+BOOKS = ("hypervouch.db", "hypervouch.db-wal")
 
 
-class Crash(BaseException):
-    """`kill -9`: nothing may catch it and go on."""
+@dataclass(kw_only=True)
+class Outside:
+    """What a process does not take with it: server, people, receivers, the engine's records."""
+
+    at: datetime = field(default_factory=lambda: FakeClock().now())
+    happened: int = 0
+    engine: dict[str, str] = field(default_factory=dict)
+    posted: list[Review] = field(default_factory=list)
+    current: dict[int, int] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    standing: tuple[Standing, ...] = ()
+    facts: ChangeFacts | None = None
+    changes: dict[int, Found] = field(default_factory=dict)
+    told: list[tuple[Notice, ...]] = field(default_factory=list)
+
+    def copy(self) -> "Outside":
+        """As it is now; what is in it never changes."""
+        return Outside(**{one.name: copy(getattr(self, one.name)) for one in fields(self)})
 
 
-class Fuse:
-    """Ends the process at its n-th point; `passed` counts them."""
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """One thing that others do.
 
-    def __init__(self, at: int, mode: str) -> None:
-        self.at, self.mode, self.passed = at, mode, 0
+    Attributes:
+        when: `idle`, when we have nothing to do; `merge` and `post`, just before we do that.
+        do: Does it; returns what the server tells of it.
+        missed: The stream does not tell it: only a catch-up does.
+    """
 
-    def before(self) -> None:
-        self.passed += 1
-        if self.mode == "before":
-            self._burn()
-
-    def after(self) -> None:
-        if self.mode == "after":
-            self._burn()
-
-    def _burn(self) -> None:
-        if self.passed == self.at:
-            self.at = 0
-            raise Crash
+    when: str = "idle"
+    do: "Callable[[Process], Sequence[Event]]"
+    missed: bool = False
 
 
-class Records:
-    """What the engine keeps on its own disk: builds, and the step each has come to."""
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What happens outside, and what has to come of it.
 
-    def __init__(self, fuse: Fuse) -> None:
-        self.fuse = fuse
-        self.next: dict[str, str] = {}
+    Attributes:
+        happenings: In their order.
+        votes: (change, patch set, value) of every review that is to be posted.
+        pipeline: Further keys of the pipeline.
+        scripts: Commands by revision; every other patch set breaks a test.
+        message: Commit message of every patch set.
+        notices: Keys' first words, one for each notice.
+        check: What else has to hold in the database.
+    """
 
-    def submit(self, build_id: str) -> None:
-        with self._write():
-            self.next.setdefault(build_id, "check")
-
-    def unknown(self, build_ids) -> tuple[str, ...]:
-        return tuple(i for i in build_ids if i not in self.next)
-
-    def forget(self, build_ids) -> None:
-        for build_id in build_ids:
-            self.next.pop(build_id, None)
-
-    def work(self, worker) -> None:
-        for build_id in list(self.next):
-            while self.next[build_id]:
-                kind = worker.attempt(build_id, self.next[build_id])
-                with self._write():
-                    self.next[build_id] = kind
-            worker.report(build_id)
-            with self._write():
-                del self.next[build_id]
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        self.fuse.before()
-        yield
-        self.fuse.after()
+    happenings: tuple[Happening, ...]
+    votes: tuple[tuple[int, int, int], ...]
+    pipeline: dict[str, Any] = field(default_factory=dict)
+    scripts: dict[str, str] = field(default_factory=dict)
+    message: str = "A change"
+    notices: tuple[str, ...] = ("verdict",)
+    check: Callable[[Database], None] = lambda _: None
 
 
-class World:
-    """What outlives a process: the disk, the engine's records, the server."""
+class Patches(FakeCheckout):
+    """Merges what a story's revisions do."""
 
-    def __init__(self, folder: Path, fuse: Fuse) -> None:
-        self.folder, self.fuse = folder, fuse
-        self.clock = FakeClock()
-        self.records = Records(fuse)
-        self.server = DummyReporter()
-        self.history = FakeHistory(self.clock)
+    def __init__(self, story: Story) -> None:
+        super().__init__([BAD], GOOD)
+        self.text = story.message
+        self._by_revision = story.scripts
 
-    def start(self) -> None:
-        """One process, from its start until nothing is left to do."""
+    def merge(
+        self,
+        project: str,
+        branch: str,
+        ref: str,
+        revision: str,
+        *,
+        tip: str | None = None,
+        stack: Sequence[Dependency] = (),
+    ) -> MergedTree:
+        """The command of this revision."""
+        self.before_merge()
+        return self._tree(self._by_revision.get(revision, BAD), revision, stack)
+
+
+class Poster(DummyReporter):
+    """Posts to what outlives us."""
+
+    def __init__(self, outside: Outside, before: Callable[[], None]) -> None:
+        super().__init__()
+        self.posted, self.current, self._before = outside.posted, outside.current, before
+
+    def deliver(self, review: Review) -> Outcome:
+        """Post it; others may be quicker."""
+        self._before()
+        return super().deliver(review)
+
+
+class Process:
+    """One life of our process, on the files of a folder, in a story.
+
+    Args:
+        folder: Its state directory.
+        story: What happens outside.
+        outside: How far that has come.
+        look: Called before and after every write, with the process.
+    """
+
+    def __init__(
+        self, folder: Path, story: Story, outside: Outside, look: "Callable[[Process], None]"
+    ) -> None:
+        self.folder, self.story, self.outside, self.look = folder, story, outside, look
+        self.clock = FakeClock(outside.at)
         self.clock.advance(90)
-        made = lab(self.folder, FakeCheckout([BAD], GOOD), plan=layout(state_dir=self.folder))
-        made.pool._clock = made.worker._clock = self.clock
-        database, clock = made.database, self.clock
-        listener = Listener(
+        checkout = Patches(story)
+        checkout.before_merge = lambda: self.meanwhile("merge")
+        plan = layout(state_dir=folder, **story.pipeline)
+        self.lab: Lab = lab(folder, checkout, plan=plan)
+        self.lab.pool._clock = self.lab.worker._clock = self.clock
+        self.lab.lookup.changes = outside.changes
+        self.database = self.lab.database
+        self.history = FakeHistory(self.clock)
+        self.server = FakeServer()
+        self.listener = Listener(
             GERRIT,
-            database,
-            clock,
+            self.database,
+            self.clock,
             lambda *_: pytest.fail("no stream here"),
             self.history,
             own_username="acme-ci",
             on_stored=lambda: None,
         )
-        planner = Planner(
-            database,
-            clock,
-            lambda: layout(state_dir=self.folder),
-            {GERRIT: FakeServer()},
+        self.planner = Planner(
+            self.database,
+            self.clock,
+            lambda: plan,
+            {GERRIT: self.server},
             bell=Bell(),
             on_queued=lambda: None,
-            on_cancel=lambda *_: None,
+            on_cancel=self.lab.worker.cancel,
         )
-        dispatcher = Dispatcher(database, clock, self.records, slots=4, bell=Bell())
-        relay = Relay(GERRIT, database, clock, self.server, bell=Bell())
+        self.dispatcher = Dispatcher(self.database, self.clock, self, slots=4, bell=Bell())
+        poster = Poster(outside, lambda: self.meanwhile("post"))
+        self.relay = Relay(GERRIT, self.database, self.clock, poster, bell=Bell())
+        self.notifier = self._notifier()
+
+    def _notifier(self) -> NoticeRelay:
+        keys = {"name": "hook", "driver": "dummy", "notices": KINDS}
+        receiver = DummyNotifier(DummyNotifierOptions(name="hook"))
+        receiver.told = self.outside.told
+        config = ReporterConfig.model_validate(keys)
+        return NoticeRelay(config, self.database, self.clock, receiver, bell=Bell())
+
+    def live(self) -> None:
+        """From its start until nothing is left to do and nothing more happens."""
         try:
-            made.pool.clean()
-            dispatcher.reconcile()
-            listener.catch_up()
-            self._hear(listener)
-            planner.plan_pending()
-            dispatcher.dispatch()
-            self.records.work(made.worker)
-            self._deliver(relay)
+            self.notifier.register()
+            self.lab.pool.clean()
+            self.dispatcher.reconcile()
+            self._catch_up()
+            for _ in range(MOST_TURNS):
+                self._work_off()
+                if not self.meanwhile("idle"):
+                    return
+            raise AssertionError("it never came to its end")
         finally:
-            database.close()
+            self.outside.at = self.clock.now()
+            self.database.close()
 
-    def _hear(self, listener: Listener) -> None:
-        """The stream tells of the patch set once; whoever missed it has to ask."""
-        if not self.history.events:
-            told = event(self.clock, key="patchset-created:12:1")
-            self.history.events = [told]
-            listener._store(told)
-
-    def _deliver(self, relay: Relay) -> None:
+    def _work_off(self) -> None:
+        self.server.current = self.outside.facts
+        self.planner.plan_pending()
+        self.dispatcher.dispatch()
+        self._run_builds()
         with ThreadPoolExecutor(1) as threads:
-            while relay.deliver_due(threads):
+            while self.relay.deliver_due(threads):
                 self.clock.advance(301)
+        while not self.notifier.deliver_due():
+            pass
 
-    def until_done(self) -> int:
-        """Start again and again until the flow came to its end; how often it died."""
-        for deaths in range(MOST_STARTS):
-            try:
-                self.start()
-            except Crash:
-                continue
-            return deaths
-        raise AssertionError("it never came to its end")
+    def meanwhile(self, when: str) -> bool:
+        """Let the next thing happen, if this is its time; returns whether it did."""
+        if self.outside.happened == len(self.story.happenings):
+            return False
+        one = self.story.happenings[self.outside.happened]
+        if one.when != when:
+            return False
+        self.clock.advance(5)
+        told = one.do(self)
+        self.outside.happened += 1
+        self.outside.events.extend(told)
+        if one.missed:
+            self._catch_up()
+        elif told:
+            self.listener._store(told)
+        self.server.current = self.outside.facts
+        self.planner.plan_pending()
+        return True
+
+    def _catch_up(self) -> None:
+        self.history.events, self.history.standing = self.outside.events, self.outside.standing
+        self.listener.catch_up()
+
+    # What the engine keeps on its own disk: builds, and the step each has come to.
+
+    def submit(self, build_id: str) -> None:
+        """Start a build unless it was started."""
+        with self._record():
+            self.outside.engine.setdefault(build_id, "check")
+
+    def unknown(self, build_ids: Sequence[str]) -> tuple[str, ...]:
+        """Builds that it knows nothing of."""
+        return tuple(one for one in build_ids if one not in self.outside.engine)
+
+    def forget(self, build_ids: Sequence[str]) -> None:
+        """Drop its records."""
+        for build_id in build_ids:
+            self.outside.engine.pop(build_id, None)
+
+    def _run_builds(self) -> None:
+        steps = self.outside.engine
+        for build_id in list(steps):
+            while steps[build_id]:
+                kind = self.lab.worker.attempt(build_id, steps[build_id])
+                with self._record():
+                    steps[build_id] = kind
+            self.lab.worker.report(build_id)
+            with self._record():
+                del steps[build_id]
+
+    @contextmanager
+    def _record(self) -> Iterator[None]:
+        self.look(self)
+        yield
+        self.look(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What a killed process leaves."""
+
+    point: int
+    folder: Path
+    outside: Outside
+
+
+class Camera:
+    """Keeps what a kill would leave at each write, or at one of them.
+
+    Args:
+        into: Gets a folder for each copy.
+        only: Number of the one point that is kept; 0 for all.
+    """
+
+    def __init__(self, into: Path, only: int = 0) -> None:
+        self._into, self._only, self._points = into, only, 0
+        self._before: object = None
+        self.kept: list[Left] = []
+
+    def __call__(self, process: Process) -> None:
+        """Keep it, unless nothing changed since the last time that matters to a start."""
+        self._points += 1
+        if self._only and self._points != self._only:
+            return
+        process.outside.at = process.clock.now()
+        now = (_weight(process.folder), process.outside.copy())
+        if now == self._before:
+            return
+        self._before = now
+        folder = self._into / str(self._points)
+        shutil.copytree(process.folder, folder, ignore=shutil.ignore_patterns("*-shm"))
+        self.kept.append(Left(point=self._points, folder=folder, outside=now[1]))
+
+
+def _weight(folder: Path) -> tuple[object, ...]:
+    """What a write changes: the journal's length, and which machines run. Not the logs."""
+    books = [(folder / name).stat().st_size for name in BOOKS if (folder / name).exists()]
+    return (*books, *sorted(str(one) for one in (folder / "nodes").rglob("*")))
 
 
 @pytest.fixture
-def burn(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fuse], None]:
-    """Let every write of ours pass a fuse."""
+def alive(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Process]:
+    """Starts processes whose every write is looked at."""
     monkeypatch.setattr(attempt, "runner_for", lambda _: ScriptedRunner())
-    real = Database.write
-    fuse: list[Fuse] = []
+    real, now = Database.write, []
 
     @contextmanager
     def write(self: Database) -> Iterator[sa.Connection]:
-        fuse[-1].before()
+        if now:
+            now[-1].look(now[-1])
         with real(self) as tx:
             yield tx
-        fuse[-1].after()
+        if now:
+            now[-1].look(now[-1])
+
+    def start(folder: Path, story: Story, outside: Outside, look: Any = None) -> Process:
+        now.clear()
+        process = Process(folder, story, outside, look or (lambda _: None))
+        now.append(process)
+        return process
 
     monkeypatch.setattr(Database, "write", write)
-    return fuse.append
+    return start
 
 
-def first_start(world: World, *, quiet: Fuse) -> None:
-    """An installation that has listened before: its watermark stands."""
-    database = Database.in_directory(world.folder)
+def listened_before(folder: Path) -> Path:
+    """The folder of an installation that has listened before: its watermark stands."""
+    database = Database.in_directory(folder)
     database.create()
-    events.advance_watermark(database, GERRIT, world.clock.now())
+    events.advance_watermark(database, GERRIT, FakeClock().now())
     database.close()
-    assert quiet.passed
+    return folder
 
 
-@pytest.mark.parametrize("mode", ["before", "after"])
-def test_killed_at_every_write_there_is_exactly_one_vote(tmp_path, burn, mode):
-    number, reached = 0, True
-    while reached:
-        number += 1
-        quiet, fuse = Fuse(0, mode), Fuse(number, mode)
-        world = World(tmp_path / str(number), fuse)
-        burn(quiet)
-        first_start(world, quiet=quiet)
-        burn(fuse)
-        deaths = world.until_done()
-        reached = fuse.at == 0
-        assert deaths == (1 if reached else 0)
-        check(world, number)
-    assert number > 25, "fewer writes than the flow has steps: are they counted?"
+def pushed(number: int = 12, ps: int = 1, **more: Any) -> Happening:
+    """A patch set is pushed."""
+
+    def do(process: Process) -> list[Event]:
+        process.outside.current[number] = ps
+        one = replace(patchset(ps, of=number), revision=revision(number, ps))
+        told = event(process.clock, number=number, ps=ps, patchset=one)
+        return [told]
+
+    return Happening(do=do, **more)
 
 
-def test_killed_at_every_fifth_write_again_and_again(tmp_path, burn):
-    fuse = Fuse(0, "after")
-    world = World(tmp_path, fuse)
-    burn(fuse)
-    first_start(world, quiet=fuse)
-    for _ in range(8):
-        fuse.at, fuse.passed = 5, 0
-        try:
-            world.start()
-        except Crash:
-            continue
-    fuse.at = 0
-    world.until_done()
-    check(world, 0)
+def revision(number: int, ps: int) -> str:
+    return f"{number:02d}{ps:02d}" * 10
 
 
-def check(world: World, number: int) -> None:
-    database = Database.in_directory(world.folder)
-    assert [(r.label, r.value) for r in world.server.posted] == [("Verified", -1)], number
-    assert [r.state for r in rows(database, schema.outbox)] == ["delivered"], number
-    assert [s.state for s in rows(database, schema.buildset)] == ["done"], number
-    assert [e.processed_at is None for e in rows(database, schema.event)] == [False], number
-    assert {n.holder for n in rows(database, schema.node)} == {None}, number
-    assert not world.records.next, number
-    database.close()
+def said(text: str, **more: Any) -> Happening:
+    """Somebody comments on patch set 1 of change 12."""
+    one = replace(patchset(), revision=revision(12, 1))
+    return Happening(do=lambda p: [comment(p.clock, text, patchset=one)], **more)
+
+
+def voted(value: int, by: str, **more: Any) -> Happening:
+    """Another CI votes on patch set 1 of change 12."""
+
+    def do(process: Process) -> list[Event]:
+        given = vote("Verified", value, by, changed=True)
+        process.outside.facts = _facts(given)
+        one = replace(patchset(), revision=revision(12, 1))
+        words = "Build succeeded" if value > 0 else "Build failed"
+        author = given.by
+        made = comment(process.clock, words, patchset=one, approvals=(given,), author=author)
+        return [made]
+
+    return Happening(do=do, **more)
+
+
+def _facts(*approvals: Any) -> ChangeFacts:
+    known = facts(*approvals)
+    return replace(known, patchset=replace(known.patchset, revision=revision(12, 1)))
+
+
+def unvoted() -> Happening:
+    """The vote of zuul is taken away; no event tells."""
+
+    def do(process: Process) -> list[Event]:
+        left = vote("Verified", -1, "jenkins")
+        at = process.clock.now()
+        process.outside.standing = (
+            Standing(change_number=12, patchset=1, approvals=(left,), as_of=at),
+        )
+        return []
+
+    return Happening(do=do, missed=True)
+
+
+def released() -> Happening:
+    """An operator lets go what is held back; who was cut off in it looks again."""
+
+    def do(process: Process) -> list[Event]:
+        for row in rows(process.database, schema.outbox, state="held"):
+            outbox_actions.release(process.database, row.id, by="olga", at=process.clock.now())
+        return []
+
+    return Happening(do=do)
+
+
+def moved_on() -> Happening:
+    """What change 12 depends on gets another patch set."""
+
+    def do(process: Process) -> list[Event]:
+        old = process.outside.changes[13]
+        newer = replace(old.patchset, patchset=2, revision="f" * 40)
+        process.outside.changes[13] = replace(old, patchset=newer)
+        return []
+
+    return Happening(when="merge", do=do)
+
+
+def other_votes_are_known(database: Database) -> None:
+    known = {one.account: one.value for one in rows(database, schema.approval)}
+    assert known == {"zuul": 0, "jenkins": -1}
+
+
+def released_once(database: Database) -> None:
+    assert [one.action for one in rows(database, schema.audit)] == ["outbox-release"]
+
+
+def one_stack(database: Database) -> None:
+    (mine,) = rows(database, schema.buildset)
+    assert [one["revision"] for one in mine.depends] == [f"{13:040x}"]
+    assert len({one.base_tree for one in rows(database, schema.attempt) if one.base_tree}) == 1
+
+
+def superseded(database: Database) -> None:
+    states = {one.patchset: one.state for one in rows(database, schema.buildset)}
+    assert states == {1: "canceled", 2: "done"}
+
+
+ZUUL = {"approval": [{"label": "Verified", "value": 1, "by": ["zuul"]}]}
+SECOND_IS_GOOD = {revision(12, 2): GOOD}
+STORIES = {
+    "told": Story(happenings=(pushed(),), votes=((12, 1, -1),)),
+    "missed, with a recheck": Story(
+        happenings=(
+            pushed(missed=True),
+            pushed(13, missed=True),
+            said("recheck", missed=True),
+        ),
+        votes=((12, 1, -1), (12, 1, -1), (13, 1, 1)),
+        scripts={revision(13, 1): GOOD},
+        notices=("verdict",) * 3,
+    ),
+    "superseded in its run": Story(
+        happenings=(pushed(), pushed(ps=2, when="merge")),
+        votes=((12, 2, 1),),
+        scripts=SECOND_IS_GOOD,
+        check=superseded,
+    ),
+    "superseded on its way": Story(
+        happenings=(pushed(), pushed(ps=2, when="post")),
+        votes=((12, 2, 1),),
+        scripts=SECOND_IS_GOOD,
+        notices=("verdict",) * 2,
+    ),
+    "others vote": Story(
+        happenings=(
+            pushed(),
+            voted(1, "zuul"),
+            voted(-1, "jenkins", when="merge"),
+            unvoted(),
+        ),
+        votes=((12, 1, -1),),
+        pipeline={"require": ZUUL},
+        check=other_votes_are_known,
+    ),
+    "held back": Story(
+        happenings=(pushed(), released()),
+        votes=((12, 1, -1),),
+        pipeline={"policy": "plus-one-only"},
+        notices=("held-vote", "verdict"),
+        check=released_once,
+    ),
+    "stacked": Story(
+        happenings=(pushed(), moved_on()),
+        votes=((12, 1, -1),),
+        message="A change\n\nDepends-On: https://review.example.org/c/acme/virt/+/13",
+        check=one_stack,
+    ),
+}
+
+
+def opening(story: Story) -> Outside:
+    known = _facts() if "require" in story.pipeline else None
+    return Outside(facts=known, changes={13: found(13)})
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_killed_at_every_write_there_is_exactly_one_vote(tmp_path, alive, name):
+    story, outside = STORIES[name], opening(STORIES[name])
+    camera = Camera(tmp_path / "left")
+    alive(listened_before(tmp_path / "state"), story, outside, camera).live()
+    check(tmp_path / "state", story, outside, "without any kill")
+    for left in camera.kept:
+        alive(left.folder, story, left.outside).live()
+        check(left.folder, story, left.outside, f"killed at point {left.point}")
+        shutil.rmtree(left.folder)
+    assert len(camera.kept) > 30, "fewer points than the flow has steps: are they counted?"
+
+
+@pytest.mark.parametrize("seed", range(CHAINS))
+def test_killed_again_and_again(tmp_path, alive, seed):
+    dice = random.Random(seed)
+    story = STORIES[dice.choice(sorted(STORIES))]
+    folder, outside = listened_before(tmp_path / "state"), opening(story)
+    for life in range(8):
+        camera = Camera(tmp_path / str(life), only=dice.randint(1, 14))
+        alive(folder, story, outside, camera).live()
+        if not camera.kept:
+            break
+        folder, outside = camera.kept[0].folder, camera.kept[0].outside
+    alive(folder, story, outside).live()
+    check(folder, story, outside, f"seed {seed}")
+
+
+def check(folder: Path, story: Story, outside: Outside, when: str) -> None:
+    """Every run has its one vote, everyone was told of it, and nothing is stuck."""
+    assert outside.happened == len(story.happenings), when
+    posted = [(one.change_number, one.patchset, one.value) for one in outside.posted]
+    assert sorted(posted) == sorted(story.votes), when
+    assert len({one.marker for one in outside.posted}) == len(posted), when
+    assert not outside.engine, when
+    database = Database.in_directory(folder)
+    try:
+        _nothing_is_stuck(database, when)
+        _all_was_told(database, story, outside, when)
+        story.check(database)
+    finally:
+        database.close()
+
+
+def _nothing_is_stuck(database: Database, when: str) -> None:
+    for table in (schema.buildset, schema.build):
+        assert {one.state for one in rows(database, table)} <= ENDED, (when, table.name)
+    assert {one.state for one in rows(database, schema.attempt)} == {"done"}, when
+    assert {one.state for one in rows(database, schema.outbox)} <= {"delivered", "dropped"}, when
+    assert all(one.processed_at for one in rows(database, schema.event)), when
+    assert {one.holder for one in rows(database, schema.node)} == {None}, when
+
+
+def _all_was_told(database: Database, story: Story, outside: Outside, when: str) -> None:
+    """At least once, and what was told twice is word for word the same."""
+    told: dict[str, Notice] = {}
+    for one in (one for call in outside.told for one in call):
+        assert told.setdefault(one.key, one) == one, when
+    assert sorted(key.partition(":")[0] for key in told) == sorted(story.notices), when
+    assert {one.key for one in rows(database, schema.notice)} == set(told), when
+    assert {one.state for one in rows(database, schema.delivery)} == {"delivered"}, when
+    assert set(KINDS) <= {kind.value for kind in NoticeKind}
+    assert {one.kind for one in outside.events} <= set(EventKind)

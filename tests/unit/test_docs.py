@@ -10,12 +10,22 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import pytest
 import yaml
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ci import cli, errors, settings
 from ci.config_items import MODELS
-from ci.layout import ProjectPipeline, SecretRef
+from ci.layout import (
+    ApprovalRule,
+    Filters,
+    ProjectPipeline,
+    RecheckLimit,
+    ReporterConfig,
+    SecretRef,
+    Trust,
+)
 from ci.model.result import FailureClass, Grade, Result
+from ci.reporters import table as notifiers
 from ci.store.database import Database
 from nodes.providers.table import BUILT_IN, driver
 from webui.app import PAGES, create_app
@@ -41,8 +51,9 @@ def _blocks(*, fragment: bool) -> Iterator[Any]:
                 yield pytest.param(text, id=f"{_name(page)}-{number}")
 
 
-def _check_provider(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
-    driver(config.driver).Options.model_validate(config.options)
+def _check_driver(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
+    find: Any = notifiers.driver if isinstance(config, ReporterConfig) else driver
+    find(config.driver).Options.model_validate(config.options)
     return []
 
 
@@ -50,7 +61,7 @@ def _check_provider(config: Any) -> list[tuple[tuple[str | int, ...], str]]:
 def test_a_yaml_block_is_a_good_configuration(text: str, tmp_path: Path):
     file = tmp_path / "example.yaml"
     file.write_text(text)
-    problems = settings.check(file, _check_provider)
+    problems = settings.check(file, _check_driver)
     assert not [str(problem) for problem in problems if not ABOUT_FILES.search(problem.path)]
 
 
@@ -59,8 +70,8 @@ def test_a_yaml_fragment_holds_good_items(text: str):
     for item in yaml.safe_load(text):
         ((kind, body),) = item.items()
         model = MODELS[kind].model_validate(body)
-        if kind == "provider":
-            _check_provider(model)
+        if kind in {"provider", "reporter"}:
+            _check_driver(model)
 
 
 @pytest.mark.parametrize("page", PAGES_OF_TEXT, ids=_name)
@@ -92,6 +103,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "none"
+    if isinstance(value, BaseModel):
+        return "`{}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else format(value, _format(value))}`"
@@ -106,15 +119,20 @@ def _documented_models() -> list[tuple[str, type[Any]]]:
         *MODELS.items(),
         ("Secrets", SecretRef),
         ("project", ProjectPipeline),
+        ("Filters", Filters),
+        ("Approval", ApprovalRule),
+        ("Trust", Trust),
+        ("Recheck limit", RecheckLimit),
         *((f"driver: {name}", driver(name).Options) for name in BUILT_IN),
+        *((f"reporter: {name}", notifiers.driver(name).Options) for name in notifiers.BUILT_IN),
     ]
 
 
 def _fields(heading: str, model: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         key = field.alias or name
-        of_every_provider = heading.startswith("driver:") and key in {"name", "label"}
-        if not of_every_provider and key != "pipelines":
+        of_every_driver = ":" in heading and key in {"name", "label"}
+        if not of_every_driver and key != "pipelines":
             yield key, field
 
 
@@ -168,7 +186,7 @@ def _verbs(group: click.Group, prefix: str = "hypervouch") -> Iterator[tuple[str
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from _verbs(command, f"{prefix} {name}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{prefix} {name}", command
 
 

@@ -41,7 +41,7 @@ def test_handover_keeps_order_and_gives_what_is_left_after_close() -> None:
         handover.put(number, 1)
     handover.close()
     handover.put(9, 1)
-    assert [handover.take() for _ in range(4)] == [0, 1, 2, None]
+    assert [handover.take(2) for _ in range(3)] == [[0, 1], [2], []]
 
 
 def test_handover_makes_the_giver_wait_for_room() -> None:
@@ -55,8 +55,8 @@ def test_handover_makes_the_giver_wait_for_room() -> None:
     giver = threading.Thread(target=give)
     giver.start()
     got = []
-    while (item := handover.take()) is not None:
-        got.append(item)
+    while items := handover.take(7):
+        got += items
     giver.join(5)
     assert got == list(range(100))
 
@@ -67,7 +67,7 @@ def test_close_frees_who_waits_on_either_side() -> None:
     empty: Handover[int] = Handover(1)
     threads = [
         threading.Thread(target=lambda: full.put(2, 1)),
-        threading.Thread(target=empty.take),
+        threading.Thread(target=empty.take, args=(1,)),
     ]
     for thread in threads:
         thread.start()

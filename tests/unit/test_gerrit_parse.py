@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ci.gerrit.parse import MAX_LINE_BYTES, Ignored, MalformedEvent, parse_line
-from ci.model.event import Event, EventKind
+from ci.model.event import BranchMoved, Event, EventKind
 from ci.model.event_json import event_from_json, event_to_json
 from ci.model.event_key import TOLERANCE_S, same_fact
 
@@ -20,6 +20,10 @@ RECORDED = sorted(
 )
 STREAMS = sorted(DATA.glob("stream*.jsonl"))
 KINDS = {kind.value for kind in EventKind}
+READ_OTHERWISE: dict[str, tuple[type, ...]] = {
+    "ref-updated": (BranchMoved,),
+    "reviewer-deleted": (Ignored, Event),
+}
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -51,6 +55,9 @@ def changed(name: str, path: str, value: object) -> dict[str, Any]:
 def test_recorded_event_is_read_or_ignored(path: Path) -> None:
     source = json.loads(path.read_text())
     event = parse_line(json.dumps(source).encode(), "review")
+    if source["type"] in READ_OTHERWISE:
+        assert isinstance(event, READ_OTHERWISE[source["type"]])
+        return
     if source["type"] not in KINDS:
         assert event == Ignored(type=source["type"], reason="nobody acts on this type")
         return
@@ -59,8 +66,12 @@ def test_recorded_event_is_read_or_ignored(path: Path) -> None:
     assert event.connection == "review"
     assert event.change.number == source["change"]["number"]
     assert event.change.project == source["change"]["project"]
-    assert event.patchset is not None
-    assert event.patchset.revision == source["patchSet"]["revision"]
+    assert (event.patchset is None) == ("patchSet" not in source)
+    if event.patchset is not None:
+        assert event.patchset.revision == source["patchSet"]["revision"]
+    assert event.change.message == source["change"]["commitMessage"]
+    assert event.change.owner_email == "admin@example.com"
+    assert event.author.username in {"admin", "hv-ci"}
     assert event.occurred_at == datetime.fromtimestamp(source["eventCreatedOn"], UTC)
     assert event_from_json(json.loads(json.dumps(event_to_json(event)))) == event
 
@@ -70,8 +81,14 @@ def test_recorded_stream_is_read_whole_with_distinct_keys(path: Path) -> None:
     events = [parse_line(line, "review") for line in path.read_bytes().splitlines()]
     keys = [event.key for event in events if isinstance(event, Event)]
     assert len(events) == 60
-    assert len(keys) == 16
+    assert len(keys) == 25
     assert len(set(keys)) == len(keys)
+    assert sum(isinstance(event, BranchMoved) for event in events) == 2
+    ignored = [event for event in events if isinstance(event, Ignored)]
+    assert sorted({one.type for one in ignored if not one.expected}) == [
+        "project-created",
+        "reviewer-added",
+    ]
 
 
 def test_patchset_created() -> None:
@@ -120,14 +137,118 @@ def test_same_fact_bridges_the_second_between_stream_and_query() -> None:
     )
     other = parsed(changed("comment-added-recheck", "comment", "Patch Set 3:\n\nno")).key
     assert first != later
-    assert same_fact(first, later)
-    assert not same_fact(first, too_late)
+    assert same_fact(later, first), "the stream dates it later"
+    assert not same_fact(first, later)
+    assert not same_fact(too_late, first)
     assert not same_fact(first, other)
     assert same_fact("patchset-created:1:2", "patchset-created:1:2")
     assert not same_fact("patchset-created:1:2", "patchset-created:1:3")
-    assert same_fact("change-merged:4:100", "change-merged:4:101")
+    assert same_fact("change-merged:4:101", "change-merged:4:100")
+    assert same_fact("change-merged:4:100", "change-merged:4:101"), "clocks round"
     assert not same_fact("change-merged:4:100", "change-merged:5:100")
     assert not same_fact("change-merged:4:100", "change-merged")
+
+
+def votes(name: str, **more: Any) -> list[tuple[str, int, bool, str]]:
+    event = parsed(recorded(name) | more)
+    return [(one.label, one.value, one.changed, one.by.username) for one in event.approvals]
+
+
+class TestNewKinds:
+    """Votes, states and branches."""
+
+    def test_votes_that_a_comment_gave(self) -> None:
+        assert votes("comment-added-vote-verified-plus1-ssh") == [("Verified", 1, True, "hv-ci")]
+        assert votes("comment-added-vote-verified-minus1-rest") == [("Verified", -1, True, "hv-ci")]
+        event = parsed(recorded("comment-added-vote-verified-plus1-ssh"))
+        assert event.approvals[0].granted_at == event.occurred_at
+
+    def test_votes_that_stood_before_are_no_news(self) -> None:
+        assert votes("comment-added-vote-removed") == [
+            ("Verified", -1, False, "admin"),
+            ("Code-Review", 0, True, "admin"),
+        ]
+
+    def test_votes_that_others_took(self) -> None:
+        assert votes("vote-deleted") == [("Verified", 0, True, "hv-ci")]
+        assert parsed(recorded("vote-deleted")).author.username == "admin"
+        with_reviewer = parsed(recorded("reviewer-deleted-with-vote"))
+        assert with_reviewer.kind is EventKind.VOTE_DELETED
+        assert with_reviewer.key.startswith("vote-deleted:3:hypervouch-ci:")
+        assert [one.label for one in with_reviewer.approvals] == ["Verified"]
+
+    def test_a_reviewer_without_votes_is_known_and_left_out(self) -> None:
+        told = parse_line(json.dumps(recorded("reviewer-deleted")).encode(), "review")
+        assert isinstance(told, Ignored)
+        assert told.expected
+
+    @pytest.mark.parametrize(
+        ("value", "read"), [("-2", -2), (" 0", 0), ("+1", 1), (2, 2)], ids=repr
+    )
+    def test_values_as_servers_write_them(self, value: object, read: int) -> None:
+        one = {"type": "Code-Review", "value": value, "oldValue": "0"}
+        assert votes("comment-added-recheck", approvals=[one])[0][1] == read
+
+    @pytest.mark.parametrize("value", ["", "1.5", "9999", True, None, [], "\u0661"], ids=repr)
+    def test_what_is_no_vote_is_malformed(self, value: object) -> None:
+        with pytest.raises(MalformedEvent):
+            votes("comment-added-recheck", approvals=[{"type": "V", "value": value}])
+
+    def test_states_say_what_they_are_now(self) -> None:
+        wip, ready = (
+            parsed(recorded("wip-state-changed")),
+            parsed(recorded("wip-state-changed-ready")),
+        )
+        assert (wip.change.wip, ready.change.wip) == (True, False)
+        assert wip.key != ready.key
+        assert parsed(recorded("private-state-changed")).change.private
+        assert parsed(recorded("topic-changed")).change.topic == "hv-matrix"
+        assert set(parsed(recorded("hashtags-changed")).change.hashtags) == {"xen", "ci"}
+        other = changed("topic-changed", "change.topic", "another")
+        assert parsed(other).key != parsed(recorded("topic-changed")).key
+
+    def test_the_order_of_hashtags_is_no_news(self) -> None:
+        turned = changed("hashtags-changed", "change.hashtags", ["xen", "ci"])
+        assert parsed(turned).key == parsed(recorded("hashtags-changed")).key
+
+    def test_a_change_is_deleted_once(self) -> None:
+        event = parsed(recorded("change-deleted"))
+        assert (event.key, event.patchset) == ("change-deleted:3", None)
+
+    def branch(self, **more: object) -> BranchMoved | Ignored:
+        source = recorded("ref-updated")
+        told = source | {"refUpdate": source["refUpdate"] | more}
+        found = parse_line(json.dumps(told, separators=(",", ":")).encode(), "review")
+        assert isinstance(found, BranchMoved | Ignored)
+        return found
+
+    def test_a_branch_moved(self) -> None:
+        moved = self.branch()
+        assert isinstance(moved, BranchMoved)
+        assert (moved.project, moved.branch) == ("hypervisor-drivers", "master")
+        assert (moved.old[:4], moved.new[:4]) == ("7ab3", "54dd")
+        made, gone = self.branch(oldRev="0" * 40), self.branch(newRev="0" * 40)
+        assert isinstance(made, BranchMoved)
+        assert isinstance(gone, BranchMoved)
+        assert (made.old, gone.new) == ("", "")
+        short = self.branch(refName="master")
+        assert isinstance(short, BranchMoved)
+        assert short.branch == "master"
+
+    @pytest.mark.parametrize("name", ["refs/changes/01/1/1", "refs/meta/config", "refs/tags/v1"])
+    def test_other_refs_are_known_and_left_out(self, name: str) -> None:
+        told = self.branch(refName=name)
+        assert isinstance(told, Ignored)
+        assert told.expected
+
+    def test_a_changes_own_ref_is_not_even_read(self) -> None:
+        torn = b'{"refName":"refs/changes/01/1/1"... "type":"ref-updated","eventCreatedOn":1}'
+        assert isinstance(parse_line(torn, "review"), Ignored)
+
+    @pytest.mark.parametrize("name", ["refs/heads/../x", "refs/heads/", "a b"])
+    def test_unsafe_branches_are_refused(self, name: str) -> None:
+        with pytest.raises(MalformedEvent):
+            self.branch(refName=name)
 
 
 def test_numbers_as_strings_are_read_as_older_servers_send_them() -> None:

@@ -2,7 +2,7 @@
 """The stream's own rules, on a connection that exists only in memory."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -85,7 +85,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Run a stream on a fake side: what was handed over, and how it ended."""
 
     def run(
-        side: FakeSide | Exception, on_line: Callable[[bytes], None] | None = None
+        side: FakeSide | Exception, on_lines: Callable[[Sequence[bytes]], None] | None = None
     ) -> tuple[list[Any], HypervouchError | None]:
         def connect(_: ssh.PinnedConnection) -> FakeSide:
             if isinstance(side, Exception):
@@ -95,7 +95,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
         monkeypatch.setattr(ssh.PinnedConnection, "connect", connect)
         heard: list[Any] = []
         events = EventStream(
-            settings(), on_line or heard.append, lambda: heard.append("connected"), settle_s=0
+            settings(), on_lines or heard.extend, lambda: heard.append("connected"), settle_s=0
         )
         try:
             events.run_once()
@@ -113,7 +113,9 @@ def test_subscribes_narrowly_and_hands_over_lines_in_order(play: Play) -> None:
     assert side.command == COMMAND
     assert COMMAND == (
         "gerrit stream-events -s patchset-created -s comment-added -s change-abandoned"
-        " -s change-restored -s change-merged"
+        " -s change-restored -s change-merged -s change-deleted -s wip-state-changed"
+        " -s private-state-changed -s topic-changed -s hashtags-changed -s vote-deleted"
+        " -s reviewer-deleted -s ref-updated"
     )
     assert isinstance(error, ReviewServerError)
     assert error.retryable
@@ -171,7 +173,7 @@ def test_what_connect_raises_comes_out(play: Play) -> None:
 
 
 def test_what_the_handler_raises_comes_out_and_closes_the_connection(play: Play) -> None:
-    def full(_: bytes) -> None:
+    def full(_: Sequence[bytes]) -> None:
         raise HypervouchError("disk full")
 
     side = FakeSide(b"{}\n", wait=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LINE_LIMIT = 600
-IGNORED = {".git", ".venv", "__pycache__"}
+IGNORED = {".git", ".hypothesis", ".venv", "__pycache__"}
 MADE_AT_THE_TOP = {"build", "dist", "demo", "state"}
 GENERATED = {"requirements.lock", "requirements-dev.lock", "LICENSE"}
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".html", ".css", ".js", ".svg", ".cfg", ""}

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from ci.judge import INTERRUPTION_LIMIT, BuildRules, BuildWord, next_step, verdict
+from ci.judge import INTERRUPTION_LIMIT, STACKED, BuildRules, BuildWord, next_step, verdict
 from ci.layout import ConflictPolicy, Pipeline, VotePolicy
 from ci.model.build import INFRA_RESULTS, AttemptKind, AttemptRecord
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status, Vote
@@ -31,6 +31,8 @@ def ran(kind: AttemptKind, word: str, **more: object) -> AttemptRecord:
         "result": Result.FAILURE if bad else Result.SUCCESS,
         "outcomes": outcomes,
         "tip": "t1",
+        "tree": "without" if kind is AttemptKind.BASELINE else "with",
+        "base_tree": "without",
         "grade": "nested",
         "node": "n1",
     }
@@ -101,14 +103,25 @@ class TestWhatIsWantedNext:
     @pytest.mark.parametrize(
         "other",
         [
-            {"tip": "t2"},
+            {"tree": "with"},
+            {"tree": ""},
             {"grade": "emulator"},
             {"result": Result.TIMED_OUT},
             {"result": Result.LOST},
         ],
     )
-    def test_only_a_baseline_of_the_same_tip_and_grade_counts(self, other):
+    def test_only_a_baseline_of_the_same_trees_and_grade_counts(self, other):
         assert next_step([ran(CHECK, "f")], [ran(BASELINE, "p", **other)], RULES) is BASELINE
+
+    def test_a_check_of_the_trees_without_the_patch_is_a_baseline(self):
+        merged = ran(CHECK, "f", tree="without", base_tree="older")
+        assert judged([ran(CHECK, "f")], [merged]).failure_class is FailureClass.KNOWN
+
+    def test_what_it_was_compared_with_is_told(self):
+        rules = BuildRules(base=STACKED)
+        found = judged([ran(CHECK, "f"), ran(BASELINE, "f")], rules=rules)
+        assert found.reason.startswith("1 test is broken on the branch tip with what this depends")
+        assert "with what this depends on fails it" in found.findings[0].reason
 
     def test_the_first_fitting_baseline_is_taken(self):
         old, new = ran(BASELINE, "f"), ran(BASELINE, "p")
@@ -251,6 +264,12 @@ class TestTrouble:
         found = judged([ran(CHECK, "f"), ran(BASELINE, "p"), broke(REPEAT, result)])
         assert (found.result, found.failure_class, found.vote) == (result, wanted, 0)
 
+    def test_trouble_with_a_dependency_is_not_the_patchs_conflict(self):
+        trouble = broke(CHECK, Result.MERGE_CONFLICT, dependency=True)
+        found = judged([trouble])
+        assert found.result is Result.MERGE_CONFLICT
+        assert (found.failure_class, found.vote) == (FailureClass.DEPENDENCY, 0)
+
 
 def test_minus_one_needs_a_baseline_that_does_not_fail_it_and_a_repeat_that_does():
     """Every history of one test, and a random sample of three."""
@@ -279,7 +298,9 @@ def test_without_both_baseline_and_repeat_nobody_is_blamed():
     kinds, results = list(AttemptKind), sorted(INFRA_RESULTS)
     for _ in range(3000):
         heap = [
-            ran(chance.choice(kinds), "".join(chance.choices("pfs-", k=2)), tip=chance.choice("tu"))
+            ran(
+                chance.choice(kinds), "".join(chance.choices("pfs-", k=2)), tree=chance.choice("tu")
+            )
             if chance.random() < 0.6
             else broke(chance.choice(kinds), chance.choice(results))
             for _ in range(chance.randrange(6))
@@ -300,6 +321,9 @@ INFRA = Judgement(
 )
 CONFLICT = Judgement(
     result=Result.MERGE_CONFLICT, failure_class=FailureClass.CONFLICT, vote=0, reason="conflict"
+)
+DEPENDENCY = Judgement(
+    result=Result.MERGE_CONFLICT, failure_class=FailureClass.DEPENDENCY, vote=0, reason="circle"
 )
 CANCELED = Judgement(
     result=Result.CANCELED, failure_class=FailureClass.CANCELED, vote=0, reason="superseded"
@@ -361,7 +385,7 @@ class TestVerdict:
         [
             (VotePolicy.SILENT, None, None, False),
             (VotePolicy.COMMENT, None, None, True),
-            (VotePolicy.PLUS_ONE_ONLY, 1, None, True),
+            (VotePolicy.PLUS_ONE_ONLY, 1, -1, True),
             (VotePolicy.VOTE, 1, -1, True),
         ],
     )
@@ -370,6 +394,7 @@ class TestVerdict:
             found = verdict([word(judgement)], pipeline(policy=policy))
             assert (found.vote.value if found.vote else None) == value
             assert found.report is report
+            assert found.held is (policy is VotePolicy.PLUS_ONE_ONLY and value == -1)
 
     @pytest.mark.parametrize(
         ("conflict", "policy", "value", "report"),
@@ -377,7 +402,7 @@ class TestVerdict:
             (ConflictPolicy.SILENT, VotePolicy.VOTE, None, False),
             (ConflictPolicy.COMMENT, VotePolicy.VOTE, None, True),
             (ConflictPolicy.VOTE, VotePolicy.VOTE, -1, True),
-            (ConflictPolicy.VOTE, VotePolicy.PLUS_ONE_ONLY, None, True),
+            (ConflictPolicy.VOTE, VotePolicy.PLUS_ONE_ONLY, -1, True),
             (ConflictPolicy.VOTE, VotePolicy.COMMENT, None, True),
             (ConflictPolicy.VOTE, VotePolicy.SILENT, None, False),
         ],
@@ -389,6 +414,22 @@ class TestVerdict:
             assert (found.vote.value if found.vote else None) == value
             assert (found.report, found.succeeded, found.reason) == (report, False, "conflict")
 
+    @pytest.mark.parametrize(
+        ("policy", "value", "report"),
+        [
+            (ConflictPolicy.SILENT, None, False),
+            (ConflictPolicy.COMMENT, None, True),
+            (ConflictPolicy.VOTE, -1, True),
+        ],
+    )
+    def test_trouble_with_dependencies(self, policy, value, report):
+        rules = pipeline(dependency_trouble=policy)
+        for builds in ([word(DEPENDENCY)], [word(PASS), word(DEPENDENCY, "b")]):
+            found = verdict(builds, rules)
+            assert (found.vote.value if found.vote else None) == value
+            assert (found.report, found.succeeded, found.reason) == (report, False, "circle")
+        assert verdict([word(DEPENDENCY)], pipeline()).vote is None
+
     def test_a_canceled_build_silences_the_whole(self):
         found = verdict([word(GUILTY), word(CANCELED, "b")], pipeline())
         assert (found.vote, found.report) == (None, False)
@@ -399,7 +440,7 @@ class TestVerdict:
         assert verdict([word(INFRA, "c")], pipeline()).reason == "c: no node"
 
     def test_no_minus_one_without_a_guilty_voting_build(self):
-        choices = [PASS, GUILTY, INFRA, CONFLICT, CANCELED, KNOWN_0]
+        choices = [PASS, GUILTY, INFRA, CONFLICT, DEPENDENCY, CANCELED, KNOWN_0]
         for judgements in product(choices, repeat=2):
             for voting in product([True, False], repeat=2):
                 builds = [

@@ -139,3 +139,47 @@ def test_look_up_by_name_and_frozen() -> None:
     assert layout.project("a/c") is None
     with pytest.raises(ValidationError, match="frozen"):
         layout.jobs[0].run = "rm"
+
+
+def _layout(project: dict[str, Any], **pipeline: Any) -> Layout:
+    fields = {"name": "check", "connection": "review", "policy": "vote", **pipeline}
+    return Layout(
+        service=Service(state_dir=Path("/s")),
+        connections=(Connection.model_validate(CONNECTION),),
+        pipelines=(Pipeline.model_validate(fields),),
+        jobs=(Job.model_validate(JOB),),
+        projects=(Project.model_validate({"name": "acme", **project}),),
+        providers=(ProviderConfig(name="q", driver="dummy", label="qemu"),),
+    )
+
+
+def test_a_project_overrides_what_its_pipeline_says_and_nothing_else() -> None:
+    own = {"jobs": ["unit"], "label": "Xen-CI", "success": 2, "policy": "comment"}
+    effective = _layout({"check": own}).effective("check", "acme")
+    assert (effective.label, effective.success, effective.failure) == ("Xen-CI", 2, -1)
+    assert effective.policy is VotePolicy.COMMENT
+    assert _layout({"check": {"jobs": ["unit"]}}).effective("check", "acme").label == "Verified"
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "becomes"), [(True, VotePolicy.VOTE), (False, VotePolicy.SILENT)]
+)
+def test_the_sandbox_rung_votes_on_sandbox_projects_alone(
+    sandbox: bool,  # noqa: FBT001
+    becomes: VotePolicy,
+) -> None:
+    layout = _layout({"sandbox": sandbox, "check": {"jobs": ["unit"]}}, policy="sandbox")
+    assert layout.effective("check", "acme").policy is becomes
+
+
+def test_one_value_of_an_approval_is_a_list_of_one() -> None:
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "check",
+            "connection": "review",
+            "require": {"approval": [{"label": "Verified", "value": 1, "by": ["zuul"]}]},
+        }
+    )
+    assert pipeline.require.approval[0].value == (1,)
+    assert pipeline.require.given
+    assert not pipeline.reject.given

@@ -2,20 +2,24 @@
 """Step 1: every fact is stored once, and the watermark never passes what was not read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from ci.clock import FakeClock
 from ci.errors import ReviewServerError, StorageError
+from ci.gerrit.history import Standing
+from ci.gerrit.reconcile import Reconciler
 from ci.listener import Listener
-from ci.model.event import Account, EventKind
+from ci.model.event import Account, Approval, BranchMoved, EventKind
 from ci.model.event_key import comment_key
 from ci.store import events, schema
 from tests.kit.core import GERRIT, PROJECT, FakeHistory, comment, database_in, event, rows
+from tests.kit.fake_rest import client, reply
 
 
 class FakeStream:
@@ -23,13 +27,13 @@ class FakeStream:
 
     def __init__(self, plays: list[Callable[["FakeStream"], None]]) -> None:
         self._plays = plays
-        self.on_line: Callable[[bytes], None] = lambda _: None
+        self.on_lines: Callable[[Sequence[bytes]], None] = lambda _: None
         self.on_connected: Callable[[], None] = lambda: None
         self.opened = 0
         self.stopped = False
 
-    def open(self, on_line, on_connected) -> "FakeStream":
-        self.on_line, self.on_connected = on_line, on_connected
+    def open(self, on_lines, on_connected) -> "FakeStream":
+        self.on_lines, self.on_connected = on_lines, on_connected
         self.opened += 1
         return self
 
@@ -178,11 +182,12 @@ def test_a_failed_catch_up_moves_nothing(tmp_path):
     assert ears.watermark() == before
 
 
-def test_a_catch_up_that_breaks_half_way_keeps_what_it_had_and_starts_over(tmp_path):
+def test_a_catch_up_that_breaks_half_way_keeps_what_it_had_and_starts_over(tmp_path, monkeypatch):
     ears = Ears(tmp_path)
     events.advance_watermark(ears.database, GERRIT, ears.clock.now())
+    monkeypatch.setattr("ci.listener.CHUNK", 1)
     ears.history.events = [event(ears.clock, ps=1), event(ears.clock, ps=2)]
-    real, calls = events.store, []
+    real, calls = events.store_all, []
 
     def full_disk(*args, **kwargs):
         calls.append(None)
@@ -191,7 +196,7 @@ def test_a_catch_up_that_breaks_half_way_keeps_what_it_had_and_starts_over(tmp_p
         return real(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(events, "store", full_disk)
+        patch.setattr(events, "store_all", full_disk)
         with pytest.raises(StorageError):
             ears.listener.catch_up()
     assert len(ears.keys()) == 1
@@ -258,6 +263,157 @@ class TestTwins:
         assert self.both(ears, first, replace(second, source="stream")) == 2
 
 
+class TestReadings:
+    """What a catch-up tells beside events."""
+
+    def ears(self, folder: Path) -> Ears:
+        ears = Ears(folder)
+        events.advance_watermark(ears.database, GERRIT, ears.clock.now())
+        owed = {EventKind.PATCHSET_CREATED: {"check", "gate"}, EventKind.COMMENT_ADDED: {"gate"}}
+        ears.listener._owed = {PROJECT: owed}
+        return ears
+
+    def test_what_every_pipeline_reported_is_not_planned_again(self, tmp_path):
+        ears = self.ears(tmp_path)
+        whole = event(ears.clock, ps=1, key="patchset-created:12:1")
+        half = event(ears.clock, number=13, key="patchset-created:13:1")
+        said = comment(ears.clock, number=14)
+        ears.history.events = [whole, half, said]
+        ears.history.answered = {
+            whole.key: frozenset({"check", "gate", "old"}),
+            half.key: frozenset({"gate"}),
+            said.key: frozenset({"gate"}),
+        }
+        assert ears.listener.catch_up() == 3
+        (row,) = rows(ears.database, schema.event, key=whole.key)
+        assert row.decision == "reported already by check, gate."
+        assert [one.key for _, one in events.unprocessed(ears.database)] == [half.key]
+
+    def test_standing_votes_and_tips_of_watched_branches(self, tmp_path):
+        ears = self.ears(tmp_path)
+        zuul = Approval(label="Verified", value=1, by=Account(username="zuul"))
+        at = ears.clock.now()
+        ears.history.standing = (
+            Standing(change_number=12, patchset=1, approvals=(zuul,), as_of=at),
+        )
+        ears.history.branches = tuple(
+            BranchMoved(
+                connection=GERRIT, project=name, branch="main", old="", new="1" * 40, occurred_at=at
+            )
+            for name in (PROJECT, "not/ours")
+        )
+        assert ears.listener.catch_up() == 0
+        assert [row.value for row in rows(ears.database, schema.approval)] == [1]
+        assert [row.project for row in rows(ears.database, schema.branch)] == [PROJECT]
+
+    def test_a_provisional_reading_is_kept_and_moves_nothing(self, tmp_path):
+        ears = self.ears(tmp_path)
+        before = ears.watermark()
+        ears.clock.advance(100)
+        ears.history.events = [event(ears.clock)]
+        ears.history.provisional = True
+        with pytest.raises(ReviewServerError, match="by SSH 1 new events"):
+            ears.listener.catch_up()
+        ears.listener.take_line(line(ears.clock, ps=2))
+        assert ears.watermark() == before
+        assert len(ears.keys()) == 2
+        ears.history.provisional = False
+        assert ears.listener.catch_up() == 0
+        assert ears.watermark() == ears.clock.now()
+
+
+def test_the_first_start_asks_for_no_change_however_many_are_open(tmp_path):
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return reply("3.10.2")
+
+    ears = Ears(tmp_path)
+    ears.listener._history = Reconciler(client(answer), [PROJECT], ears.clock)
+    assert ears.listener.catch_up() == 0
+    assert asked == ["/a/config/server/version"]
+    assert ears.watermark() == datetime(2026, 11, 22, 15, 28, 8, tzinfo=UTC), "the server's clock"
+
+
+class TestSilence:
+    """A quiet stream and a dead one look alike, so the server is asked."""
+
+    def ears(self, folder: Path) -> Ears:
+        ears = Ears(folder)
+        events.advance_watermark(ears.database, GERRIT, ears.clock.now())
+        return ears
+
+    def test_asks_after_so_long_and_then_not_before_as_long_again(self, tmp_path):
+        ears = self.ears(tmp_path)
+        for seconds, asked in ((59, 0), (1, 1), (59, 1), (1, 2)):
+            ears.clock.advance(seconds)
+            ears.listener.check_silence()
+            assert len(ears.history.asked_since) == asked
+
+    def test_any_line_counts_as_life(self, tmp_path):
+        ears = self.ears(tmp_path)
+        for noise in (line(ears.clock), b"{", REF_LINE):
+            ears.clock.advance(40)
+            ears.listener.take_line(noise)
+            ears.listener.check_silence()
+        assert ears.history.asked_since == []
+
+    def test_one_catch_up_at_a_time_is_enough(self, tmp_path):
+        ears = self.ears(tmp_path)
+        ears.clock.advance(100)
+        with ears.listener._catching_up:
+            ears.listener.check_silence()
+        assert ears.history.asked_since == []
+        ears.listener.check_silence()
+        assert len(ears.history.asked_since) == 1
+
+    def test_a_failure_is_tried_again_after_as_long(self, tmp_path):
+        ears = self.ears(tmp_path)
+        ears.history.errors = [ReviewServerError("away", retryable=True)]
+        ears.clock.advance(100)
+        with pytest.raises(ReviewServerError):
+            ears.listener.check_silence()
+        ears.listener.check_silence()
+        ears.clock.advance(60)
+        ears.listener.check_silence()
+        assert len(ears.history.asked_since) == 1
+
+
+class TestManyLines:
+    """What waits is stored in one go, as each would be by itself."""
+
+    def test_bad_ones_take_nobody_with_them(self, tmp_path):
+        ears = Ears(tmp_path)
+        lines = [line(ears.clock, ps=1), b"{", REF_LINE, b'{"type":"odd"}', line(ears.clock, ps=2)]
+        ears.listener.take_lines(lines)
+        assert ears.keys() == ["patchset-created:12:1", "patchset-created:12:2"]
+        assert ears.counters() == (1, 1), "a change's own ref is neither bad nor unknown"
+        assert ears.stored == 1
+
+    def test_branches_of_watched_projects_move(self, tmp_path):
+        ears = Ears(tmp_path)
+        ears.listener._owed = {PROJECT: {}}
+        moves = [REF_LINE.replace(b"refs/changes/12/12/1", b"refs/heads/main")]
+        moves.append(moves[0].replace(PROJECT.encode(), b"not/ours"))
+        ears.listener.take_lines(moves)
+        (row,) = rows(ears.database, schema.branch)
+        assert (row.project, row.name, row.tip) == (PROJECT, "main", "2" * 40)
+
+    def test_the_events_log_is_asked_again_after_each_connect(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("ci.listener.threading.Thread.start", lambda _: None)
+        ears = Ears(tmp_path)
+        ears.listener._connected()
+        assert ears.history.reconnects == 1
+
+
+REF_LINE = (
+    b'{"refUpdate":{"oldRev":"' + b"1" * 40 + b'","newRev":"' + b"2" * 40 + b'",'
+    b'"refName":"refs/changes/12/12/1","project":"' + PROJECT.encode() + b'"},'
+    b'"type":"ref-updated","eventCreatedOn":1795361283}'
+)
+
+
 class TestBadLines:
     @pytest.mark.parametrize(
         "bad", [b"", b"{", b"\xff\xfe", b"[]", b'{"type": "patchset-created"}']
@@ -271,7 +427,7 @@ class TestBadLines:
 
     def test_unknown_types_are_counted_apart(self, tmp_path):
         ears = Ears(tmp_path)
-        ears.listener.take_line(b'{"type": "ref-updated", "eventCreatedOn": 1}')
+        ears.listener.take_line(b'{"type": "cache-eviction", "eventCreatedOn": 1}')
         assert ears.counters() == (0, 1)
 
     def test_a_number_that_no_column_holds_is_malformed(self, tmp_path):
@@ -302,7 +458,7 @@ def test_our_own_comments_come_back_and_are_left_out(tmp_path):
 class TestDiskFull:
     def test_a_line_waits_and_is_not_lost(self, tmp_path, monkeypatch):
         ears = Ears(tmp_path)
-        real, refusals, pauses = events.store, [1, 2, 3], []
+        real, refusals, pauses = events.store_all, [1, 2, 3], []
 
         def store(*args, **kwargs):
             if refusals:
@@ -310,7 +466,7 @@ class TestDiskFull:
                 raise StorageError("disk full", retryable=True)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(events, "store", store)
+        monkeypatch.setattr(events, "store_all", store)
         monkeypatch.setattr(ears.listener._stop, "wait", pauses.append)
         ears.listener.take_line(line(ears.clock))
         assert len(ears.keys()) == 1
@@ -327,7 +483,7 @@ class TestDiskFull:
             ears.listener.stop()
             raise StorageError("disk full", retryable=True)
 
-        monkeypatch.setattr(events, "store", store)
+        monkeypatch.setattr(events, "store_all", store)
         ears.listener.take_line(line(ears.clock))
         assert ears.keys() == []
         assert ears.watermark() == before

@@ -8,10 +8,9 @@ from ci.errors import ReviewServerError
 from ci.gerrit.rest import RestError
 from ci.model.change import Change
 from ci.model.event import Account, EventKind
-from ci.store import builds, events, schema
+from ci.store import backlog, builds, events, schema
 from tests.kit.core import (
     Planning,
-    change,
     comment,
     event,
     finish,
@@ -100,7 +99,7 @@ def test_an_older_patch_set_that_comes_late_starts_nothing_and_cancels_nothing(t
     assert rows(lab.database, schema.change)[0].patchset == 2
 
 
-@pytest.mark.parametrize("kind", [EventKind.CHANGE_ABANDONED, EventKind.CHANGE_MERGED])
+@pytest.mark.parametrize("kind", backlog.ENDS)
 def test_the_end_of_a_change_ends_its_builds(tmp_path, kind):
     lab = planning(tmp_path)
     take(lab, event(lab.clock))
@@ -225,15 +224,6 @@ def test_same_ids_for_the_same_key_and_others_for_a_recheck(tmp_path):
         "buildset", "g", 1, 1, "check", 0
     )
     assert builds.make_id("ab", "c") != builds.make_id("a", "bc")
-
-
-def test_an_upsert_never_goes_back(tmp_path):
-    lab = planning(tmp_path)
-    with lab.database.write() as tx:
-        at = lab.clock.now()
-        assert builds.upsert_change(tx, "g", change(subject="new"), 3, at=at) == 3
-        assert builds.upsert_change(tx, "g", change(subject="old"), 2, at=at) == 3
-    assert rows(lab.database, schema.change)[0].subject == "new"
 
 
 def test_cancel_leaves_other_changes_and_ended_buildsets_alone(tmp_path):

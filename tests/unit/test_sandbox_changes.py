@@ -1,88 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Votes, their rights and their survival, without a server."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ci.clock import FakeClock
-from ci.sandbox.changes import Changes, Refused, ReviewInput
-from ci.sandbox.events import Announcer, Stream
+from ci.sandbox.calls import read_review
+from ci.sandbox.changes import Refused, Remark, ReviewInput
 from ci.sandbox.labels import CODE_REVIEW, VERIFIED, accepted, headline, permitted_range
 from ci.sandbox.push import PushOptions, PushRefused, inherit, parse_options
-from ci.sandbox.records import AccountRecord, ChangeRecord, PatchSetRecord
-from ci.sandbox.repositories import Commit, Repositories, project_name
-from ci.sandbox.rest import read_review
+from ci.sandbox.records import AccountRecord
+from ci.sandbox.repositories import Commit, project_name
 from ci.sandbox.rest_shapes import timestamp
-from ci.sandbox.shapes import Shapes
 from ci.sandbox.store import Store, password_digest, password_fits
-
-URL = "http://127.0.0.1:8080"
-OWNER = AccountRecord(number=1, username="ada", full_name="Ada", email="ada@example.com")
-CI = AccountRecord(
-    number=2, username="ci", full_name="Hypervouch CI", email="ci@example.com", vote=True
-)
-ADMIN = AccountRecord(number=0, username="root", full_name="Root", email="r@e.org", admin=True)
-
-
-def _patchset(number: int = 1, kind: str = "REWORK") -> PatchSetRecord:
-    return PatchSetRecord(
-        number=number,
-        revision=str(number) * 40,
-        parents=("0" * 40,),
-        uploader="ada",
-        author_name="Ada",
-        author_email="ada@example.com",
-        created=0.0,
-        kind=kind,
-        insertions=1,
-        deletions=0,
-        message="Fix\n\nChange-Id: I1\n",
-    )
-
-
-class Desk:
-    """The rules over a store on disk, with the events that they sent."""
-
-    def __init__(self, directory: Path) -> None:
-        self.store = Store(directory / "sandbox.sqlite")
-        for account in (OWNER, CI, ADMIN):
-            self.store.save_account(account)
-        stream = Stream()
-        self._follower = stream.follow(())
-        self.changes = Changes(
-            self.store,
-            Repositories(directory / "git"),
-            Announcer(stream, Shapes(self.store, URL)),
-            FakeClock(),
-        )
-        self.store.save_change(
-            ChangeRecord(
-                number=1,
-                project="acme",
-                branch="master",
-                change_id="I" + "1" * 40,
-                owner="ada",
-                created=0.0,
-                updated=0.0,
-                patchsets=(_patchset(),),
-            )
-        )
-
-    def vote(self, value: int, *, by: AccountRecord = CI, text: str = "done") -> object:
-        return self.changes.review(
-            1, 1, by, ReviewInput(message=text, labels={"Verified": value}, tag="t")
-        )
-
-    def events(self) -> list[dict[str, object]]:
-        found = []
-        while line := self._follower.take(0.0):
-            event = json.loads(line)
-            if event["type"] != "ref-updated":
-                found.append(event)
-        return found
+from tests.kit.sandbox_desk import ADMIN, CI, OWNER, Desk, a_patchset
 
 
 @pytest.fixture
@@ -116,8 +48,22 @@ def test_saying_nothing_tells_nothing(desk: Desk):
 
 
 def test_inline_comments_are_counted(desk: Desk):
-    desk.changes.review(1, 1, OWNER, ReviewInput(comments=2, message="see"))
+    remarks = (Remark(path="a", text="x", line=1), Remark(path="b", text="y"))
+    desk.changes.review(1, 1, OWNER, ReviewInput(comments=remarks, message="see"))
     assert desk.events()[0]["comment"] == "Patch Set 1:\n\n(2 comments)\n\nsee"
+
+
+def test_a_remark_on_the_patch_set_takes_the_message_place_in_the_event(desk: Desk):
+    said = ReviewInput(
+        message="see",
+        labels={"Verified": 1},
+        comments=(Remark(path="/PATCHSET_LEVEL", text="recheck"),),
+    )
+    desk.changes.review(1, 1, CI, said)
+    assert desk.events()[0]["comment"] == "Patch Set 1:\n\nrecheck"
+    change = desk.store.change(1)
+    assert change is not None
+    assert change.messages[-1].text == "Patch Set 1: Verified+1\n\n(1 comment)\n\nsee"
 
 
 def test_the_state_survives_its_file(desk: Desk, tmp_path: Path):
@@ -169,6 +115,7 @@ def test_a_headline_names_votes_in_order():
     ("kind", "title"),
     [
         ("NO_CODE_CHANGE", "Copied Votes"),
+        ("NO_CHANGE", "Copied Votes"),
         ("REWORK", "Outdated Votes"),
         ("TRIVIAL_REBASE", "Outdated Votes"),
     ],
@@ -177,7 +124,7 @@ def test_a_verified_vote_is_kept_by_a_new_message_only(desk: Desk, kind: str, ti
     desk.vote(1)
     change = desk.store.change(1)
     assert change is not None
-    votes = inherit(change, _patchset(2, kind))
+    votes = inherit(change, a_patchset(2, kind))
     assert [one.copied for one in votes.copied] == [True] * (title == "Copied Votes")
     assert votes.told.startswith(f"\n\n{title}:\n* Verified+1 (copy condition: ")
     assert votes.told.count("Votes") == 1
@@ -186,13 +133,15 @@ def test_a_verified_vote_is_kept_by_a_new_message_only(desk: Desk, kind: str, ti
 def test_a_change_without_votes_inherits_nothing(desk: Desk):
     change = desk.store.change(1)
     assert change is not None
-    assert inherit(change, _patchset(2)).told == ""
+    assert inherit(change, a_patchset(2)).told == ""
 
 
 def test_push_options():
     assert parse_options("") == PushOptions()
     assert parse_options("topic=xen,wip") == PushOptions(topic="xen", wip=True)
     assert parse_options("ready") == PushOptions(wip=False)
+    assert parse_options("private,t=a,hashtag=b") == PushOptions(private=True, hashtags=("a", "b"))
+    assert parse_options("remove-private") == PushOptions(private=False)
     with pytest.raises(PushRefused, match='"evil" is not a valid option'):
         parse_options("evil=1")
 
@@ -235,9 +184,15 @@ def test_a_review_of_wrong_types_is_refused(fields: dict[str, object]):
 
 def test_a_review_is_read():
     said = read_review(
-        {"message": "m", "labels": {"Verified": "1"}, "tag": "t", "comments": {"f": [1, 2]}}
+        {
+            "message": "m",
+            "labels": {"Verified": "1"},
+            "tag": "t",
+            "comments": {"f": [{"message": "why?", "line": 3, "unresolved": True}]},
+        }
     )
-    assert said == ReviewInput(message="m", labels={"Verified": 1}, tag="t", comments=2)
+    why = Remark(path="f", text="why?", line=3, unresolved=True)
+    assert said == ReviewInput(message="m", labels={"Verified": 1}, tag="t", comments=(why,))
     assert read_review({"notify": "NONE"}).labels is None
 
 

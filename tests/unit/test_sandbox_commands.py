@@ -37,7 +37,9 @@ def test_a_query_line_is_read():
     assert read_query_line(["--format", "json", "--", "7"]).query == "7"
 
 
-@pytest.mark.parametrize("words", [["--format=JSON", "--bogus", "x"], ["status:open"]])
+@pytest.mark.parametrize(
+    "words", [["--format=JSON", "--bogus", "x"], ["--format=JSON", "-is:wip"], ["status:open"]]
+)
 def test_a_query_line_that_cannot_be_answered(words: list[str]):
     with pytest.raises(BadCommand):
         read_query_line(words)

@@ -4,9 +4,26 @@
 import pytest
 
 from ci.sandbox.queries import BadQuery, parse, parse_time
-from ci.sandbox.records import ChangeRecord
+from ci.sandbox.records import ApprovalRecord, ChangeRecord, PatchSetRecord
 
 NOON = parse_time("2026-03-01 12:00:00")
+VOTE = ApprovalRecord(patchset=2, username="ci", label="Verified", value=1, granted=NOON)
+
+
+def _patchset(number: int) -> PatchSetRecord:
+    return PatchSetRecord(
+        number=number,
+        revision=f"{number:040x}",
+        parents=(),
+        uploader="ada",
+        author_name="Ada",
+        author_email="ada@example.com",
+        created=NOON,
+        kind="REWORK",
+        insertions=1,
+        deletions=0,
+        message="Resume guests\n\nWith one call.\n",
+    )
 
 
 def _change(**given: object) -> ChangeRecord:
@@ -19,6 +36,10 @@ def _change(**given: object) -> ChangeRecord:
         "created": NOON,
         "updated": NOON,
         "topic": "xen",
+        "wip": True,
+        "hashtags": ("CI", "xen"),
+        "patchsets": (_patchset(1), _patchset(2)),
+        "approvals": (VOTE,),
     }
     return ChangeRecord(**{**values, **given})
 
@@ -46,6 +67,19 @@ def _change(**given: object) -> ChangeRecord:
         "status:merged OR (owner:ada AND topic:xen)",
         'status:open"',
         "limit:5",
+        "hashtag:ci",
+        "hashtag:#xen -hashtag:kvm",
+        "message:resume",
+        'message:"call one"',
+        "is:wip -is:private",
+        "label:Verified=1",
+        "label:Verified+1",
+        "label:Verified=+1,user=ci",
+        "label:Verified=1,ci",
+        "label:Verified=MAX",
+        "label:Verified>=0 label:Verified<2",
+        "label:Code-Review=0",
+        "-label:Nope=1",
     ],
 )
 def test_what_matches(query: str):
@@ -65,6 +99,15 @@ def test_what_matches(query: str):
         "project:acme/virt branch:stable",
         "status:merged OR owner:bob",
         "- owner:ada",
+        "hashtag:c",
+        "message:resum",
+        "is:private",
+        "label:Verified=-1",
+        "label:Verified=1,user=ada",
+        "label:Verified<=MIN",
+        "label:Verified>1",
+        "label:Code-Review+2",
+        "label:Nope=1",
     ],
 )
 def test_what_does_not_match(query: str):
@@ -78,10 +121,12 @@ def test_what_does_not_match(query: str):
         ("word", "Unsupported query: word"),
         ("status:odd", "Unrecognized value: odd"),
         ("after:yesterday", "Invalid timestamp: yesterday"),
-        ("limit:0", "Invalid limit: 0"),
+        ("limit:0", "limit must be positive: 0"),
         ("(status:open", "bracket is not closed"),
         ("status:open )", "unexpected"),
         ("change:a~b", "Invalid change"),
+        ("label:Verified", "Invalid label query"),
+        ("is:bogus", "Unrecognized value: bogus"),
         ("(" * 60 + "7" + ")" * 60, "nested too deeply"),
     ],
 )

@@ -21,7 +21,7 @@ from ci.layout import (
 from ci.model.change import Change, Patchset
 from ci.model.event import Account, Event, EventKind
 from ci.recheck import RecheckRequest
-from ci.triggers import Decision, explain, match, needs_files
+from ci.triggers import Decision, Known, Need, explain, match, needs
 
 OWN = frozenset({"acme-ci", "Acme CI"})
 
@@ -89,8 +89,8 @@ def comment(text: str, **more: Any) -> Event:
     return event(kind=EventKind.COMMENT_ADDED, texts=(text,), **more)
 
 
-def only(happened: Event, config: Layout, files: list[str] | None = None) -> Decision:
-    (decision,) = match(happened, config, files, OWN)
+def only(happened: Event, config: Layout, files: list[str] | None = None, **known: Any) -> Decision:
+    (decision,) = match(happened, config, Known(files=files, **known), OWN)
     return decision
 
 
@@ -119,19 +119,8 @@ def test_a_new_patch_set_starts_the_jobs_of_its_project() -> None:
             event(branch="master-2"),
             "branch master-2 of project acme/virt matches none of: master, v[0-9]",
         ),
-        (event(patchset=None), "the event names no patch set"),
         (event(status="MERGED"), "change 12 is closed (MERGED)"),
         (event(status="ABANDONED"), "change 12 is closed (ABANDONED)"),
-        (event(private=True), "change 12 is private, and what we publish is not"),
-        (event(wip=True), "change 12 is work in progress; `recheck` runs it all the same"),
-        (
-            event(
-                patchset=Patchset(
-                    number=4, revision="b" * 40, ref="refs/changes/12/12/4", kind="NO_CODE_CHANGE"
-                )
-            ),
-            "patch set 4 of change 12 is of the kind NO_CODE_CHANGE, which this pipeline skips",
-        ),
         (
             event(kind=EventKind.CHANGE_ABANDONED, status="ABANDONED"),
             "an abandoned change starts nothing; its builds are cancelled",
@@ -141,8 +130,8 @@ def test_a_new_patch_set_starts_the_jobs_of_its_project() -> None:
             "a merged change starts nothing; its builds are cancelled",
         ),
         (
-            event(kind=EventKind.CHANGE_RESTORED),
-            "a restored change starts nothing until its next patch set",
+            event(kind=EventKind.CHANGE_DELETED),
+            "a deleted change starts nothing; its builds are cancelled",
         ),
         (comment("looks good"), "the comment asks for no recheck"),
         (comment("recheck", author=Account(username="acme-ci")), "the comment is our own"),
@@ -151,7 +140,6 @@ def test_a_new_patch_set_starts_the_jobs_of_its_project() -> None:
             comment("recheck", author=Account(username="zed", name="Zed CI")),
             "the comment was written by a program, Zed CI",
         ),
-        (comment("recheck", private=True), "change 12 is private, and what we publish is not"),
         (comment("recheck", status="MERGED"), "change 12 is closed (MERGED)"),
         (comment("run-Zed CI"), "the comment asks for no recheck"),
     ],
@@ -161,9 +149,43 @@ def test_what_starts_nothing_says_why(happened: Event, reason: str) -> None:
     assert decision == Decision(pipeline="check", starts=False, reason=reason)
 
 
+PRIVATE = "waits for change 12 to be public: it is private, and what we publish is not"
+
+
+@pytest.mark.parametrize(
+    ("happened", "reason"),
+    [
+        (event(private=True), PRIVATE),
+        (comment("recheck", private=True), PRIVATE),
+        (
+            event(wip=True),
+            (
+                "waits for change 12 to be ready for review: it is work in progress; `recheck` "
+                "runs it all the same"
+            ),
+        ),
+    ],
+)
+def test_what_waits_says_for_what(happened: Event, reason: str) -> None:
+    decision = only(happened, layout())
+    assert decision == Decision(pipeline="check", starts=False, waits=True, reason=reason)
+
+
+def test_an_event_without_a_patch_set_lacks_the_facts() -> None:
+    decision = only(event(patchset=None), layout())
+    assert decision.reason == "the event names no patch set"
+    assert needs([decision]) == {Need.FACTS}
+
+
+def test_a_restored_change_is_run_as_a_new_patch_set() -> None:
+    decision = only(event(kind=EventKind.CHANGE_RESTORED), layout())
+    assert (decision.starts, decision.only_first) == (True, False)
+    assert decision.reason == "patch set 3 of change 12 was restored"
+
+
 def test_a_pipeline_the_project_does_not_use() -> None:
     pipelines = tuple(Pipeline(name=name, connection="review") for name in ("check", "gate"))
-    check, gate = match(event(), layout(pipelines=pipelines), None)
+    check, gate = match(event(), layout(pipelines=pipelines))
     assert check.starts
     assert gate.reason == "project acme/virt does not use this pipeline"
 
@@ -190,11 +212,29 @@ def test_wip_runs_where_the_pipeline_says_so_and_where_somebody_asks() -> None:
     assert only(comment("recheck", wip=True), layout()).starts
 
 
+SAME = Patchset(number=4, revision="b" * 40, ref="r", kind="NO_CODE_CHANGE")
+
+
+def test_a_kind_that_is_skipped_runs_where_nothing_was_judged_before() -> None:
+    undecided = only(event(patchset=SAME), layout())
+    assert undecided.reason == (
+        "patch set 4 of change 12 is of the kind NO_CODE_CHANGE, which this pipeline skips"
+    )
+    assert needs([undecided]) == {Need.JUDGED}
+    judged = only(event(patchset=SAME), layout(), unjudged=frozenset())
+    assert (judged.starts, judged.waits, judged.lacks) == (False, False, frozenset())
+    assert only(event(patchset=SAME), layout(), unjudged=frozenset({"check"})).starts
+    assert not only(event(patchset=SAME), layout(), unjudged=frozenset({"gate"})).starts
+
+
 def test_skip_kinds_are_the_pipelines_choice_and_no_matter_for_a_recheck() -> None:
-    same = Patchset(number=4, revision="b" * 40, ref="r", kind="NO_CODE_CHANGE")
     every = Pipeline(name="check", connection="review", skip_kinds=())
-    assert only(event(patchset=same), layout(pipelines=(every,))).starts
-    assert only(comment("recheck", patchset=same), layout()).starts
+    assert only(event(patchset=SAME), layout(pipelines=(every,))).starts
+    assert only(comment("recheck", patchset=SAME), layout()).starts
+    strict = Pipeline(name="check", connection="review", skip_kinds=("TRIVIAL_REBASE",))
+    rebased = replace(SAME, kind="TRIVIAL_REBASE")
+    assert not only(event(patchset=rebased), layout(pipelines=(strict,))).starts
+    assert only(event(patchset=rebased), layout()).starts
 
 
 def test_a_program_may_upload() -> None:
@@ -234,9 +274,7 @@ def test_recheck_of_a_part(text: str, jobs: tuple[str, ...]) -> None:
 def test_recheck_that_fits_nothing_here() -> None:
     pipelines = tuple(Pipeline(name=name, connection="review") for name in ("check", "gate"))
     config = layout(job("unit"), job("lab", "xen"), pipelines=pipelines)
-    assert match(comment("recheck gate"), config, None)[0].reason == (
-        "the recheck is for pipeline gate"
-    )
+    assert match(comment("recheck gate"), config)[0].reason == ("the recheck is for pipeline gate")
     assert only(comment("recheck unit xen"), layout(job("unit"), job("lab", "xen"))).reason == (
         "the recheck is for unit xen, which fits no job here"
     )
@@ -303,20 +341,25 @@ def test_some_jobs_left_out_are_named_in_the_reason() -> None:
     )
 
 
-def test_needs_files_only_for_a_candidate_with_filters() -> None:
+def test_files_are_needed_only_for_a_candidate_with_filters() -> None:
     plain, filtered = layout(), layout(job("unit", **DOCS), job("lint"))
-    assert not needs_files(event(), plain)
-    assert needs_files(event(), filtered)
-    assert needs_files(event(), layout(job("unit", files=["a"])))
-    assert needs_files(comment("recheck"), filtered)
-    assert not needs_files(comment("recheck lint"), filtered)
-    assert not needs_files(comment("nice"), filtered)
-    assert not needs_files(event(project="acme/else"), filtered)
-    assert not needs_files(event(wip=True), filtered)
+
+    def wanted(happened: Event, config: Layout) -> bool:
+        return Need.FILES in needs(match(happened, config))
+
+    assert not wanted(event(), plain)
+    assert wanted(event(), filtered)
+    assert wanted(event(), layout(job("unit", files=["a"])))
+    assert wanted(comment("recheck"), filtered)
+    assert not wanted(comment("recheck lint"), filtered)
+    assert not wanted(comment("nice"), filtered)
+    assert not wanted(event(project="acme/else"), filtered)
+    assert not wanted(event(wip=True), filtered)
+    assert not needs([only(event(), filtered, [])])
 
 
 def test_match_needs_no_own_names() -> None:
-    (decision,) = match(comment("recheck", author=Account()), layout(), None)
+    (decision,) = match(comment("recheck", author=Account()), layout())
     assert decision.reason.startswith("somebody asked for a recheck")
 
 
@@ -327,9 +370,38 @@ def test_hostile_names_are_printable_in_reasons() -> None:
 
 def test_explain() -> None:
     pipelines = tuple(Pipeline(name=name, connection="review") for name in ("check", "gate"))
-    decisions = match(event(), layout(job("unit"), job("lab"), pipelines=pipelines), None)
+    decisions = match(event(), layout(job("unit"), job("lab"), pipelines=pipelines))
     assert explain(decisions) == [
         "check starts unit, lab: patch set 3 of change 12 was uploaded.",
         "gate does not start: project acme/virt does not use this pipeline.",
     ]
     assert explain([]) == ["The layout has no pipelines."]
+
+
+class TestTwoConnections:
+    """One project that two accounts watch, each with a pipeline of its own."""
+
+    def config(self) -> Layout:
+        pipelines = (
+            Pipeline(name="check", connection="review"),
+            Pipeline(name="mirror", connection="other"),
+        )
+        plan = layout(job("unit"), job("lab"), pipelines=pipelines)
+        project = Project.model_validate(
+            {"name": "acme/virt", "check": {"jobs": ["unit"]}, "mirror": {"jobs": ["lab"]}}
+        )
+        return plan.model_copy(update={"projects": (project,)})
+
+    @pytest.mark.parametrize("happened", [event(), comment("recheck"), comment("recheck mirror")])
+    def test_an_event_starts_its_own_connections_pipeline_only(self, happened: Event) -> None:
+        for connection, name in (("review", "check"), ("other", "mirror")):
+            told = match(replace(happened, connection=connection), self.config())
+            started = {one.pipeline for one in told if one.starts}
+            assert started <= {name}
+            (stranger,) = [one for one in told if one.pipeline != name]
+            assert "listens to" in stranger.reason
+            assert not stranger.lacks
+
+    def test_the_name_of_the_other_pipeline_is_understood(self) -> None:
+        told = match(comment("recheck mirror"), self.config())
+        assert told[0].reason == "the recheck is for pipeline mirror"

@@ -24,6 +24,7 @@ _QUERY = (
     ("result", "Only this result: " + ", ".join(Result)),
     ("state", "Only this state: " + ", ".join(STATES)),
     ("change", "Only this change number"),
+    ("connection", "Only this review server"),
     ("after", "Value of `next` of the page before"),
     ("limit", f"Builds on a page, 1 to {MOST}; {DEFAULT_LIMIT} by default"),
 )
@@ -42,6 +43,7 @@ def _filter(request: Request) -> BuildFilter:
         result=result,
         state=state,
         change=params.number(request, "change"),
+        connection=params.text(request, "connection"),
     )
 
 

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from ci.store.reads import change_detail
 from ci.store.reads.records import ChangeDetail
 from webui.pages import Loaded, Page
+from webui.review_views import change_path
 from webui.routes import params
 from webui.site import Site
 
@@ -43,7 +44,8 @@ def _load_patchset(request: Request, site: Site) -> Loaded:
 def _look_up(request: Request) -> Response:
     """Where the search field leads."""
     number = params.number(request, "number")
-    return RedirectResponse(f"/changes/{number}" if number else "/builds", status_code=303)
+    there = change_path(params.text(request, "connection"), number) if number else "/builds"
+    return RedirectResponse(there, status_code=303)
 
 
 LOOK_UP = Route("/changes", _look_up, name="look-up")

@@ -20,12 +20,7 @@ from pathlib import Path
 
 from ci import proc
 from ci.errors import HypervouchError
-
-VERSION = "3.10.2"
-LEAST_JAVA = 17
-GERRIT_GROUP = "com.google.gerrit"
-BOUNCYCASTLE_GROUP = "org.bouncycastle"
-BOUNCYCASTLE_VERSION = "1.78.1"
+from ci.sandbox.real.releases import DEFAULT, Jar, Release
 
 
 class GerritMissing(HypervouchError):
@@ -34,58 +29,6 @@ class GerritMissing(HypervouchError):
 
 class GerritFailed(HypervouchError):
     """The real Gerrit did not do as asked; the text says what and shows its log's end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jar:
-    """One Maven artifact with the only content that is accepted for it."""
-
-    group: str
-    artifact: str
-    version: str
-    sha256: str
-
-    @property
-    def file_name(self) -> str:
-        """The name that Maven gives to the file."""
-        return f"{self.artifact}-{self.version}.jar"
-
-
-def _gerrit(artifact: str, sha256: str) -> Jar:
-    return Jar(group=GERRIT_GROUP, artifact=artifact, version=VERSION, sha256=sha256)
-
-
-def _bouncycastle(artifact: str, sha256: str) -> Jar:
-    return Jar(
-        group=BOUNCYCASTLE_GROUP,
-        artifact=artifact,
-        version=BOUNCYCASTLE_VERSION,
-        sha256=sha256,
-    )
-
-
-# In class path order: plugin-api's classes win over the framework's copies.
-JARS = (
-    _gerrit(
-        "gerrit-plugin-api", "3ee733da1bd1379c61005cde3ac4bced480ab211dc51f62ad7821a7f35b15c43"
-    ),
-    _gerrit(
-        "gerrit-acceptance-framework",
-        "29fd6bf05585ba57490d13e28fd4c5f9f859d3b55f5e1217ca437aa4f8f84c13",
-    ),
-    _bouncycastle(
-        "bcprov-jdk18on", "add5915e6acfc6ab5836e1fd8a5e21c6488536a8c1f21f386eeb3bf280b702d7"
-    ),
-    _bouncycastle(
-        "bcpkix-jdk18on", "4b48ea084e5232b9d79ebca1887b9de037b124931807cd60710748c2aee08cc9"
-    ),
-    _bouncycastle(
-        "bcutil-jdk18on", "d9fa56f97b0f761ce3bc8d9d74c5d7137a987bf5bd3abfe1003f9bafa45a1d2f"
-    ),
-    _bouncycastle(
-        "bcpg-jdk18on", "1463bb2cb8737e9ae34f5bd93f48e27711365bb277f4918f44608ed89b68792d"
-    ),
-)
 
 
 def cache_dir() -> Path:
@@ -112,8 +55,11 @@ class Java:
     major: int
 
 
-def find_java() -> Java:
+def find_java(least: int = DEFAULT.least_java) -> Java:
     """The first of JAVA_HOME's, PATH's and its neighbours' Java that is new enough.
+
+    Args:
+        least: The oldest major version that will do.
 
     Raises:
         GerritMissing: There is none.
@@ -121,12 +67,12 @@ def find_java() -> Java:
     tried: list[str] = []
     for executable in _java_candidates():
         major = _java_major(executable)
-        if major >= LEAST_JAVA:
+        if major >= least:
             return Java(executable=executable.resolve(), major=major)
         tried.append(str(major))
     raise GerritMissing(
-        f"Java {LEAST_JAVA} or newer (found: {', '.join(tried) or 'none'}; "
-        "install openjdk-17-jre-headless or set JAVA_HOME)"
+        f"Java {least} or newer (found: {', '.join(tried) or 'none'}; "
+        f"install openjdk-{least}-jre-headless or newer, or set JAVA_HOME)"
     )
 
 
@@ -151,41 +97,41 @@ def _java_major(executable: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
-def require_tools() -> None:
+def require_tools(release: Release = DEFAULT) -> None:
     """Check that this machine can run a real Gerrit; cheap when the jars are cached.
 
     Raises:
         GerritMissing: Something is not installed.
     """
-    find_java()
+    find_java(release.least_java)
     for tool in ("git", "ssh", "ssh-keygen"):
         if shutil.which(tool) is None:
             raise GerritMissing(f"{tool} (install git and openssh-client)")
-    if _missing_jars() and shutil.which("mvn") is None:
+    if _missing_jars(release) and shutil.which("mvn") is None:
         raise GerritMissing("Maven, which fetches Gerrit's jars (install maven)")
 
 
-def class_path() -> list[Path]:
-    """The checked jars, fetched the first time (about 85 MB).
+def class_path(release: Release = DEFAULT) -> list[Path]:
+    """The checked jars, fetched the first time (about 90 MB).
 
     Raises:
         GerritMissing: Maven is not installed, or could not resolve them.
         GerritFailed: A jar's content is not the one pinned here.
     """
     with locked(cache_dir() / "jars.lock"):
-        if _missing_jars():
-            _fetch()
-        for jar in JARS:
+        if missing := _missing_jars(release):
+            _fetch(release, missing)
+        for jar in release.jars:
             _check(jar)
-        return [_version_jar(), *(_path_of(jar) for jar in JARS)]
+        return [_version_jar(release), *(_path_of(jar) for jar in release.jars)]
 
 
 def _path_of(jar: Jar) -> Path:
     return cache_dir() / "jars" / jar.file_name
 
 
-def _missing_jars() -> list[Jar]:
-    return [jar for jar in JARS if not _path_of(jar).is_file()]
+def _missing_jars(release: Release) -> list[Jar]:
+    return [jar for jar in release.jars if not _path_of(jar).is_file()]
 
 
 def _check(jar: Jar) -> None:
@@ -200,13 +146,13 @@ def _check(jar: Jar) -> None:
         )
 
 
-def _fetch() -> None:
+def _fetch(release: Release, missing: list[Jar]) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise GerritMissing("Maven, which fetches Gerrit's jars (install maven)")
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         pom = Path(scratch) / "pom.xml"
-        pom.write_text(_pom())
+        pom.write_text(_pom(missing))
         output = Path(scratch) / "jars"
         done = proc.run(
             [
@@ -220,20 +166,21 @@ def _fetch() -> None:
             said = done.text + done.stderr.decode("utf-8", "replace")
             errors = [s for s in said.splitlines() if "ERROR" in s][:4]
             raise GerritMissing(
-                f"Gerrit {VERSION}'s jars, which Maven could not fetch:\n" + "\n".join(errors)
+                f"Gerrit {release.version}'s jars, which Maven could not fetch:\n"
+                + "\n".join(errors)
             )
         (cache_dir() / "jars").mkdir(exist_ok=True)
-        for jar in JARS:
+        for jar in missing:
             (output / jar.file_name).replace(_path_of(jar))
 
 
-def _pom() -> str:
+def _pom(jars: list[Jar]) -> str:
     # Gerrit's jars are complete in themselves: what their poms name is not wanted again.
     dependencies = "".join(
         f"<dependency><groupId>{jar.group}</groupId><artifactId>{jar.artifact}</artifactId>"
         f"<version>{jar.version}</version><exclusions><exclusion><groupId>*</groupId>"
         "<artifactId>*</artifactId></exclusion></exclusions></dependency>"
-        for jar in JARS
+        for jar in jars
     )
     return (
         "<project><modelVersion>4.0.0</modelVersion><groupId>local</groupId>"
@@ -242,13 +189,13 @@ def _pom() -> str:
     )
 
 
-def _version_jar() -> Path:
+def _version_jar(release: Release) -> Path:
     """Without the resource that the war carries the server calls itself `(dev)`."""
-    path = cache_dir() / "jars" / f"version-{VERSION}.jar"
+    path = cache_dir() / "jars" / f"version-{release.version}.jar"
     if not path.exists():
         fresh = path.with_suffix(".new")
         with zipfile.ZipFile(fresh, "w") as archive:
             entry = zipfile.ZipInfo("com/google/gerrit/common/Version", (2024, 1, 1, 0, 0, 0))
-            archive.writestr(entry, VERSION + "\n")
+            archive.writestr(entry, release.version + "\n")
         fresh.replace(path)
     return path

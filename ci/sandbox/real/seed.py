@@ -13,7 +13,10 @@ LABEL = "Verified"
 
 
 def seed_rights(admin: ReviewServer) -> None:
-    """Make the label -1..+1 and the groups that may vote, read events, or both. Repeatable."""
+    """Make the label and the groups that may vote, read events, or both. Repeatable.
+
+    Administrators may push to branches afterwards, as the tests' authors do.
+    """
     if admin.rest("GET", f"/projects/All-Projects/labels/{LABEL}", ok=[404]) is None:
         admin.rest(
             "PUT",
@@ -50,7 +53,9 @@ def seed_rights(admin: ReviewServer) -> None:
                         f"label-{LABEL}": {
                             "label": LABEL,
                             "rules": dict.fromkeys((both, voters, admins), vote),
-                        }
+                        },
+                        # Newer releases give nobody the right to push past review.
+                        "push": {"rules": {admins: {"action": "ALLOW"}}},
                     }
                 },
             },

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Gerrit 3.10.2 on the loopback address, for tests and for `make bench`.
+"""A real Gerrit, 3.10.2 or 3.13.5, on the loopback address, for tests and for `make bench`.
 
 As a library: `RealGerrit(directory)`. From a shell, one command at a time:
 `python -m ci.sandbox.real.server start|seed|status|stop --site DIR --json`.
@@ -26,6 +26,7 @@ from ci.sandbox.account import ReviewServer
 from ci.sandbox.real import jars as gerrit_jars
 from ci.sandbox.real import seed as gerrit_seed
 from ci.sandbox.real.jars import GerritFailed, GerritMissing, locked
+from ci.sandbox.real.releases import DEFAULT, RELEASES, Release
 from ci.sandbox.real.site import (
     HOST,
     NO_ARCHIVED_LAMBDAS,
@@ -50,12 +51,16 @@ class RealGerrit:
 
     Args:
         directory: The site; made by the first start, kept by stop and kill.
+        version: One of `RELEASES`, for a new site; a site keeps the version it was made with.
         make_archive: Have a clean stop leave the class archive if there is none yet, which
             makes every later start twice as fast but that stop some 30 s long.
     """
 
-    def __init__(self, directory: Path, *, make_archive: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, version: str | None = None, make_archive: bool = False
+    ) -> None:
         self.site = Site(directory)
+        self._wanted = version
         self._make_archive = make_archive
         self.host = HOST
         self.admin_user, self.admin_password = ADMIN_USER, PASSWORD
@@ -70,6 +75,12 @@ class RealGerrit:
         if state is None:
             raise GerritFailed(f"{self.site.path} holds no Gerrit site yet: start it first")
         return state
+
+    @property
+    def version(self) -> str:
+        """The site's version, or the one that its first start will give it."""
+        state = self.site.load()
+        return state.version if state else self._wanted or DEFAULT.version
 
     @property
     def ssh_port(self) -> int:
@@ -111,18 +122,34 @@ class RealGerrit:
         with locked(self.site.lock_file) as lock_fd:
             if self.site.pid() is not None:
                 return
-            java, jars = gerrit_jars.find_java(), gerrit_jars.class_path()
+            release = self._release()
+            java = gerrit_jars.find_java(release.least_java)
+            jars = gerrit_jars.class_path(release)
             state = self.site.load()
             if state is None:
-                state = SiteState(ssh_port=free_port(), http_port=free_port())
+                state = SiteState(
+                    ssh_port=free_port(), http_port=free_port(), version=release.version
+                )
                 initialise(self.site, java, jars, lock_fd, state)
             self.site.write_known_hosts(state.ssh_port)
             self._launch(java, jars)
             self._await_answer(state, time.monotonic() + timeout_s)
 
+    def _release(self) -> Release:
+        if self._wanted not in {None, self.version}:
+            raise GerritFailed(
+                f"{self.site.path} is a site of Gerrit {self.version}, not {self._wanted}: "
+                "use another directory"
+            )
+        try:
+            return RELEASES[self.version]
+        except KeyError:
+            known = ", ".join(RELEASES)
+            raise GerritFailed(f"Gerrit {self.version} is not one of {known}") from None
+
     def _launch(self, java: gerrit_jars.Java, jars: list[Path]) -> None:
         identity = sha256(f"{java}{jars}{NO_ARCHIVED_LAMBDAS}".encode()).hexdigest()[:12]
-        archive = gerrit_jars.cache_dir() / f"classes-{gerrit_jars.VERSION}-{identity}.jsa"
+        archive = gerrit_jars.cache_dir() / f"classes-{self.version}-{identity}.jsa"
         sharing = []
         if archive.exists():
             sharing = [f"-XX:SharedArchiveFile={archive}"]
@@ -284,7 +311,7 @@ class RealGerrit:
             return known
         return known | {
             "pid": pid,
-            "version": gerrit_jars.VERSION,
+            "version": state.version,
             "host": HOST,
             "ssh_port": state.ssh_port,
             "http_port": state.http_port,
@@ -325,13 +352,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="real_gerrit", description=__doc__)
     parser.add_argument("command", choices=("start", "seed", "status", "stop"))
     parser.add_argument("--site", type=Path, required=True, help="the site's directory")
+    parser.add_argument(
+        "--gerrit-version", choices=sorted(RELEASES), help=f"a new site's; {DEFAULT.version}"
+    )
     parser.add_argument("--json", action="store_true", help="print what is known as JSON")
     parser.add_argument("--kill", action="store_true", help="stop with SIGKILL")
     parser.add_argument("--ci-user", default=DEFAULT_CI_USER)
     parser.add_argument("--full-name", default="Hypervouch CI")
     parser.add_argument("--project", action="append", default=[], help="may be repeated")
     asked = parser.parse_args(arguments)
-    gerrit = RealGerrit(asked.site, make_archive=True)
+    gerrit = RealGerrit(asked.site, version=asked.gerrit_version, make_archive=True)
     try:
         if asked.command == "start":
             gerrit.start()

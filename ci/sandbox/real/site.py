@@ -13,6 +13,7 @@ from pathlib import Path
 from ci import proc
 from ci.proc import start_tick
 from ci.sandbox.real.jars import GerritFailed, Java
+from ci.sandbox.real.releases import DEFAULT
 
 HOST = "127.0.0.1"
 LAUNCHER = "com.google.gerrit.launcher.GerritLauncher"
@@ -29,6 +30,7 @@ class SiteState:
     ssh_port: int
     http_port: int
     ci_user: str = ""
+    version: str = DEFAULT.version
 
 
 def free_port() -> int:

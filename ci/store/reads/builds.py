@@ -74,17 +74,23 @@ def _conditions(wanted: BuildFilter) -> list[sa.ColumnElement[bool]]:
         "result": build.c.result,
         "state": build.c.state,
         "change": buildset.c.change_number,
+        "connection": buildset.c.connection,
     }
     values = vars(wanted)
     return [column == values[name] for name, column in columns.items() if values[name] is not None]
 
 
 def filter_choices(database: Database, *, limit: int = 200) -> FilterChoices:
-    """The projects, jobs and node labels that have builds, in order of name."""
+    """The projects, jobs, node labels and connections that have builds, in order of name."""
     build, buildset = schema.build, schema.buildset
     with database.read() as tx:
-        projects, jobs, labels = (
+        projects, jobs, labels, connections = (
             tuple(tx.execute(sa.select(column).distinct().order_by(column).limit(limit)).scalars())
-            for column in (buildset.c.project, build.c.job_name, build.c.node_label)
+            for column in (
+                buildset.c.project,
+                build.c.job_name,
+                build.c.node_label,
+                buildset.c.connection,
+            )
         )
-    return FilterChoices(projects=projects, jobs=jobs, labels=labels)
+    return FilterChoices(projects=projects, jobs=jobs, labels=labels, connections=connections)

@@ -33,6 +33,7 @@ def node_records(tx: sa.Connection) -> tuple[NodeRecord, ...]:
             node.c.holder.label("attempt_id"),
             build.c.id.label("build_id"),
             build.c.job_name.label("job"),
+            buildset.c.connection,
             buildset.c.change_number,
             buildset.c.patchset,
             sa.func.coalesce(attempt.c.grade, "none").label("grade"),

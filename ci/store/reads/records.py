@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ci.model.result import Judgement, Verdict
+from ci.model.stack import Dependency
+from ci.store.reads.review_records import PatchsetVote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class BuildFilter:
     result: str | None = None
     state: str | None = None
     change: int | None = None
+    connection: str | None = None
 
     @property
     def active(self) -> bool:
@@ -95,6 +98,7 @@ class FilterChoices:
     projects: tuple[str, ...]
     jobs: tuple[str, ...]
     labels: tuple[str, ...]
+    connections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ class VoteRecord:
     """What is owed or was told to the review server about a buildset.
 
     Attributes:
-        state: `pending`, `delivered` or `dropped`.
+        state: `pending`, `held`, `delivered` or `dropped`.
         label: Vote label, or None for a comment without a vote.
         value: Value of the label, or None.
         note: The last error, or why it was dropped.
@@ -120,7 +124,14 @@ class VoteRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildsetRecord:
-    """One vote's worth of work, with its builds in the order of their jobs."""
+    """One vote's worth of work, with its builds in the order of their jobs.
+
+    Attributes:
+        requested_by: Who asked for it, where a comment or an operator did; hostile text.
+        request: The reason they gave; hostile text.
+        made_up: Whether its event had been missed and was found later.
+        depends: Patch sets stacked below it by `Depends-On:`, lowest first.
+    """
 
     id: str
     connection: str
@@ -141,6 +152,10 @@ class BuildsetRecord:
     builds: tuple[BuildRecord, ...]
     created_at: datetime
     finished_at: datetime | None
+    requested_by: str = ""
+    request: str = ""
+    made_up: bool = False
+    depends: tuple[Dependency, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,11 +287,18 @@ class EventRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchsetRecord:
-    """One patch set of a change: its buildsets newest first, its events oldest first."""
+    """One patch set of a change: its buildsets newest first, its events oldest first.
+
+    Attributes:
+        votes: Ours newest first, then other CIs', then people's.
+        waits: Why a pipeline has not started yet and may later, one sentence each.
+    """
 
     number: int
     buildsets: tuple[BuildsetRecord, ...]
     events: tuple[EventRecord, ...]
+    votes: tuple[PatchsetVote, ...] = ()
+    waits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +308,10 @@ class ChangeDetail:
     Attributes:
         elsewhere: Other connections that know a change of the same number.
         events: Events that belong to no patch set.
+        topic: As the newest event told it; hostile text, may be empty.
+        hashtags: Likewise.
+        wip: Work in progress, likewise.
+        seen_here: Change numbers of the stacks that have a page here.
     """
 
     connection: str
@@ -302,6 +328,10 @@ class ChangeDetail:
     patchsets: tuple[PatchsetRecord, ...]
     events: tuple[EventRecord, ...]
     elsewhere: tuple[str, ...]
+    topic: str = ""
+    hashtags: tuple[str, ...] = ()
+    wip: bool = False
+    seen_here: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +360,7 @@ class NodeRecord:
     change_number: int | None
     patchset: int | None
     grade: str
+    connection: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +372,10 @@ class ConnectionRecord:
         malformed: Lines that could not be read.
         unknown: Events of types nobody acts on.
         read_up_to: Its watermark.
+        last_event_at: When the stream last brought an event; None where that is long ago.
+        missed_open: Runs of missed events that are open now.
+        missed_waiting: Missed events that wait for their turn.
+        undelivered: Reviews that are owed to it, the held ones included.
     """
 
     name: str
@@ -350,15 +385,26 @@ class ConnectionRecord:
     malformed: int
     unknown: int
     read_up_to: datetime | None
+    last_event_at: datetime | None = None
+    missed_open: int = 0
+    missed_waiting: int = 0
+    undelivered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutboxSummary:
-    """Votes that are owed and not yet delivered."""
+    """Reviews and notices that are owed and not yet delivered.
+
+    Attributes:
+        held: Reviews with a negative vote that wait for an operator.
+        notices: Notices that a reporter has not taken yet.
+    """
 
     pending: int = 0
     oldest_at: datetime | None = None
     last_error: str = ""
+    held: int = 0
+    notices: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

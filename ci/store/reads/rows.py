@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ci.model.stack import stack_from_json
 from ci.model.verdict_json import verdict_from_json
 from ci.store import schema
 from ci.store.reads.records import BuildRecord, BuildsetRecord, EventRecord, VoteRecord
@@ -18,7 +19,7 @@ def names_of(record: type[Any], *, without: set[str]) -> tuple[str, ...]:
     return tuple(item.name for item in fields(record) if item.name not in without)
 
 
-_BUILDSET_NAMES = names_of(BuildsetRecord, without={"verdict", "vote", "builds"})
+_BUILDSET_NAMES = names_of(BuildsetRecord, without={"verdict", "vote", "builds", "depends"})
 _VOTE_NAMES = names_of(VoteRecord, without={"note"})
 _EVENT_NAMES = names_of(EventRecord, without={"author"})
 _B, _S, _C, _A = schema.build, schema.buildset, schema.change, schema.attempt
@@ -131,6 +132,7 @@ def _buildset(row: Any, builds: tuple[BuildRecord, ...]) -> BuildsetRecord:
         verdict=verdict_from_json(row["verdict"]) if row["verdict"] else None,
         vote=_vote(row),
         builds=builds,
+        depends=stack_from_json(row["depends"] or []),
     )
 
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of the installation at one glance."""
 
+from datetime import datetime
+
 import sqlalchemy as sa
 
 from ci.store import schema
 from ci.store.database import Database
 from ci.store.reads.nodes import node_records
+from ci.store.reads.outbox import UNSETTLED
 from ci.store.reads.records import ConnectionRecord, OutboxSummary, StatusOverview
 from ci.store.reads.rows import (
     build_records,
@@ -16,6 +19,7 @@ from ci.store.reads.rows import (
 )
 
 QUEUE_SHOWN = 100
+EVENTS_LOOKED_AT = 5000
 
 
 def ping(database: Database) -> None:
@@ -62,13 +66,57 @@ def status_overview(database: Database, *, recent: int = 12, events: int = 8) ->
 
 
 def _connections(tx: sa.Connection) -> tuple[ConnectionRecord, ...]:
-    state, mark = schema.connection_state, schema.watermark
+    """Four counts for all of them, and one look at the newest events for each."""
+    state, mark, out = schema.connection_state, schema.watermark, schema.outbox
+    event, build, buildset = schema.event, schema.build, schema.buildset
     query = (
         sa.select(state, mark.c.at.label("read_up_to"))
         .select_from(state.outerjoin(mark, mark.c.connection == state.c.name))
         .order_by(state.c.name)
     )
-    return tuple(ConnectionRecord(**row) for row in tx.execute(query).mappings())
+    runs = sa.select(buildset.c.connection, sa.func.count(buildset.c.id.distinct())).where(
+        build.c.buildset_id == buildset.c.id,
+        build.c.state.in_(("queued", "running")),
+        buildset.c.made_up,
+    )
+    missed = sa.select(event.c.connection, sa.func.count()).where(
+        event.c.processed_at.is_(None), event.c.source == "catch-up"
+    )
+    owed = sa.select(out.c.connection, sa.func.count()).where(out.c.state.in_(UNSETTLED))
+    open_runs = _per_connection(tx, runs.group_by(buildset.c.connection))
+    missed_events = _per_connection(tx, missed.group_by(event.c.connection))
+    undelivered = _per_connection(tx, owed.group_by(out.c.connection))
+    return tuple(
+        ConnectionRecord(
+            **row,
+            last_event_at=_last_event_at(tx, row["name"]),
+            missed_open=open_runs.get(row["name"], 0),
+            missed_waiting=missed_events.get(row["name"], 0),
+            undelivered=undelivered.get(row["name"], 0),
+        )
+        for row in tx.execute(query).mappings()
+    )
+
+
+def _per_connection(tx: sa.Connection, query: sa.Select[str, int]) -> dict[str, int]:
+    return {row[0]: row[1] for row in tx.execute(query)}
+
+
+def _last_event_at(tx: sa.Connection, name: str) -> datetime | None:
+    """When the stream of a connection last brought an event, among the newest of all."""
+    event = schema.event
+    newest = sa.select(sa.func.max(event.c.id)).scalar_subquery()
+    query = (
+        sa.select(event.c.received_at)
+        .where(
+            event.c.id > newest - EVENTS_LOOKED_AT,
+            event.c.connection == name,
+            event.c.source == "stream",
+        )
+        .order_by(event.c.id.desc())
+        .limit(1)
+    )
+    return tx.execute(query).scalar()
 
 
 def _outbox(tx: sa.Connection) -> OutboxSummary:
@@ -83,4 +131,12 @@ def _outbox(tx: sa.Connection) -> OutboxSummary:
         .order_by(table.c.id.desc())
         .limit(1)
     ).scalar()
-    return OutboxSummary(pending=count, oldest_at=oldest_at, last_error=error or "")
+    held = tx.execute(sa.select(sa.func.count()).where(table.c.state == "held")).scalar_one()
+    late = schema.delivery.c.state == "pending"
+    return OutboxSummary(
+        pending=count,
+        oldest_at=oldest_at,
+        last_error=error or "",
+        held=held,
+        notices=tx.execute(sa.select(sa.func.count()).where(late)).scalar_one(),
+    )
