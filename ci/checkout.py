@@ -7,6 +7,8 @@ its own project is merged first, one after the other, by commits that nobody eve
 """
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ ARCHIVE_S = 300.0
 MESSAGE_LIMIT_BYTES = 256 * 1024
 MAX_NAMED = 5
 _MERGE = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", "--end-of-options")
-_MESSAGE = ("log", "-1", "--format=%B", "--encoding=UTF-8", "--no-mailmap", "--end-of-options")
+_SHOW = ("log", "--no-walk=unsorted", "-z", "--format=%T%n%B", "--encoding=UTF-8")
+MEMORY_COMMITS = 256
 # The same for everybody and always: the same merge has the same commit id.
 _NOBODY = {
     f"GIT_{role}_{key}": value
@@ -55,6 +58,14 @@ class MergedTree:
     git_dir: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What a commit says of itself: it never changes, so it may be remembered."""
+
+    tree: str
+    message: str
+
+
 class _DoesNotMerge(Exception):
     """Two commits conflict; the text says where."""
 
@@ -73,6 +84,8 @@ class Checkout:
 
     def __init__(self, cache_dir: Path, remote: Remote) -> None:
         self._cache = GitCache(cache_dir, remote)
+        self._shown: OrderedDict[str, _Shown] = OrderedDict()
+        self._lock = threading.Lock()
 
     def newest(self, project: str, branch: str, ref: str, revision: str) -> str:
         """Fetch a patch set and its branch; returns the branch's newest commit.
@@ -86,7 +99,9 @@ class Checkout:
         _require(project, branch, ref, revision)
 
         def work(git_dir: Path, slot: int) -> str:
-            return self._fetch(git_dir, slot, project, branch, {ref: revision})
+            tip = self._fetch(git_dir, slot, project, branch, {ref: revision})
+            self._show(git_dir, tip, revision)  # one process for what is asked next
+            return tip
 
         return self._cache.use(project, work)
 
@@ -96,10 +111,10 @@ class Checkout:
 
         def work(git_dir: Path, slot: int) -> str:
             try:
-                return self._message(git_dir, revision)
+                return self._show(git_dir, revision)[0].message
             except CacheBroken:
                 self._fetch(git_dir, slot, project, "", {ref: revision})
-                return self._message(git_dir, revision)
+                return self._show(git_dir, revision)[0].message
 
         return self._cache.use(project, work)
 
@@ -262,7 +277,9 @@ class Checkout:
         revision: str = "",
     ) -> tuple[str, str]:
         """Merge the stack onto a tip, and then a patch set; the trees with it and without."""
-        onto, base = tip, self._tree_of(git_dir, tip)
+        # A baseline is not merged: only asking git shows that its tip is there.
+        onto, base = tip, (self._show(git_dir, tip)[0].tree if revision else None)
+        base = base or self._tree_of(git_dir, tip)
         for one in stack:
             try:
                 base = self._merge_tree(git_dir, onto, one.revision)
@@ -325,14 +342,34 @@ class Checkout:
             raise CacheBroken(f"{commit} is not in the cache") from error
         return done.text.strip()
 
-    def _message(self, git_dir: Path, revision: str) -> str:
+    def _show(self, git_dir: Path, *commits: str) -> list[_Shown]:
+        """What commits say of themselves, asked once each; messages cut where very long.
+
+        Raises:
+            CacheBroken: One that was never asked for is not there.
+        """
+        with self._lock:
+            new = [one for one in dict.fromkeys(commits) if one not in self._shown]
+        found = dict(zip(new, self._read(git_dir, new), strict=True)) if new else {}
+        with self._lock:
+            self._shown.update(found)
+            shown = [self._shown[one] for one in commits]
+            while len(self._shown) > MEMORY_COMMITS:
+                self._shown.popitem(last=False)
+        return shown
+
+    def _read(self, git_dir: Path, commits: Sequence[str]) -> list[_Shown]:
         with TemporaryFile() as said:
             try:
-                self._cache.git(git_dir, *_MESSAGE, revision, stdout=said)
+                self._cache.git(git_dir, *_SHOW, "--end-of-options", *commits, stdout=said)
             except proc.CommandFailed as error:
-                raise CacheBroken(f"{revision} is not in the cache") from error
+                raise CacheBroken(f"{', '.join(commits)} is not in the cache") from error
             said.seek(0)
-            return said.read(MESSAGE_LIMIT_BYTES).decode("utf-8", "replace")
+            text = said.read(len(commits) * MESSAGE_LIMIT_BYTES).decode("utf-8", "replace")
+        if len(commits) > 1 and text.count("\0") < len(commits):  # one message fills the room
+            return [self._read(git_dir, [one])[0] for one in commits]
+        records = [one.partition("\n") for one in text.split("\0")[: len(commits)]]
+        return [_Shown(tree=tree, message=message) for tree, _, message in records]
 
 
 def _require(

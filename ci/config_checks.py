@@ -15,6 +15,7 @@ from ci.layout import (
     Project,
     ProviderConfig,
     ReporterConfig,
+    VotePolicy,
 )
 from ci.yaml_marks import Problem
 
@@ -23,6 +24,7 @@ CheckProvider = Callable[
     [ProviderConfig | ReporterConfig], Sequence[tuple[Sequence[str | int], str]]
 ]
 
+_VOTING = frozenset({VotePolicy.SANDBOX, VotePolicy.PLUS_ONE_ONLY, VotePolicy.VOTE})
 _PORT = {"connection": 29418}
 
 
@@ -67,6 +69,28 @@ def references_exist(items: Sequence[Item], checked: Sequence[Checked]) -> Itera
             yield from _project_jobs(item, model, _names(items, "job"))
         elif isinstance(model, Job):
             yield from _job_label(item, model, items)
+
+
+def votes_do_not_collide(checked: Sequence[Checked]) -> Iterator[Problem]:
+    """An account has one vote per label on a change: two pipelines would overwrite each other."""
+    pipelines = {m.name: m for _, m in checked if isinstance(m, Pipeline)}
+    for item, model in checked:
+        if not isinstance(model, Project):
+            continue
+        taken: dict[tuple[str, str], str] = {}
+        for name, own in model.pipelines.items():
+            pipeline = pipelines.get(name)
+            if pipeline is None or (own.policy or pipeline.policy) not in _VOTING:
+                continue
+            label = own.label or pipeline.label
+            first = taken.setdefault((pipeline.connection, label), name)
+            if first != name:
+                message = (
+                    f"the pipelines {first!r} and {name!r} would vote {label} by the same account, "
+                    "and the later vote would replace the earlier: give one another `label`, or "
+                    "`policy: comment`"
+                )
+                yield item.problem((name,), message)
 
 
 def trust_can_be_met(checked: Sequence[Checked]) -> Iterator[Problem]:

@@ -51,7 +51,9 @@ def _project(schema: dict[str, Any]) -> dict[str, Any]:
         **schema,
         "properties": properties,
         "patternProperties": {
-            r"^(?!(?:name|branches|sandbox)$)[A-Za-z0-9_]{1,40}$": {"$ref": f"{_REF}ProjectPipeline"}
+            r"^(?!(?:name|branches|sandbox)$)[A-Za-z0-9_]{1,40}$": {
+                "$ref": f"{_REF}ProjectPipeline"
+            }
         },
         "required": ["name"],
         "minProperties": 2,

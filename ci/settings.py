@@ -122,6 +122,7 @@ def _read(
         problems += config_checks.all_kinds_present(items, path)
         problems += config_checks.references_exist(items, checked)
         problems += config_checks.trust_can_be_met(checked)
+        problems += config_checks.votes_do_not_collide(checked)
     if problems:
         return None, tuple(sorted(dict.fromkeys(problems), key=_place))
     return _layout([model for _, model in checked]), ()

@@ -238,7 +238,9 @@ def _said(event: Event, layout: Layout, pipeline: Pipeline, own: frozenset[str])
         raise Refusal("the comment is our own")
     recheck = None
     if not author.is_ci:
-        aliases = {ALIAS, layout.connection(pipeline.connection).user, *own}
+        # An account of ours may stand beside another: `run-` names one of them.
+        beside = {one.user for one in layout.connections if one.name != pipeline.connection}
+        aliases = {ALIAS, layout.connection(pipeline.connection).user, *(own - beside)}
         recheck = parse(event.texts, aliases, _names(layout))
     if recheck is not None and TriggerKind.RECHECK in pipeline.trigger:
         return _request(event, recheck)

@@ -161,6 +161,8 @@ buildset = sa.Table(
     Column("finished_at", UtcDateTime),
     sa.UniqueConstraint("connection", "change_number", "patchset", "pipeline", "recheck"),
     sa.Index("ci_buildset_created", "created_at"),
+    sa.Index("ci_buildset_state", "state"),
+    sa.Index("ci_buildset_requested", "requested_by", "created_at"),
     sa.Index("ci_buildset_change", "change_number"),
 )
 

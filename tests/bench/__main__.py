@@ -236,7 +236,7 @@ def _measure(bench: Bench, asked: argparse.Namespace, site: Path) -> None:
         gerrit = RealGerrit(site)
         gerrit.start()
         try:
-            gerrit.seed(projects=[SENTINEL])
+            gerrit.seed(projects=[SENTINEL, missed.PROJECT])
             bench.rounds(gerrit, asked)
         finally:
             gerrit.stop()

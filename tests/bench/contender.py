@@ -20,7 +20,6 @@ LONG_LINE = "x" * 99
 SUITES = {
     "": "true",
     "-sleep": "sleep 1",
-    "-missed": "true",
     "-log": f"yes {LONG_LINE} | head -c 20000000",
 }
 STOP_S = 30.0

@@ -125,6 +125,9 @@ def broken(rows: Iterable[Row]) -> list[str]:
             if bad:
                 said = ", ".join(f"{count} {name}" for name, count in bad.items())
                 found.append(f"{row['ci']} {row['run']} ({part}): {said} of {tally['changes']}")
+        for part, value in row.items():
+            if isinstance(value, dict) and value.get("not_owed"):
+                found.append(f"{row['ci']} {row['run']} ({part}): {value['not_owed']} never owed")
     return found
 
 

@@ -236,6 +236,17 @@ class TestMessage:
         assert len(text) <= 256 * 1024
 
 
+    def test_a_tip_with_a_long_one_hides_no_other(self, origin, checkout):
+        (origin.work / "long").write_text("Long\n\n" + "blah\n" * 200_000)
+        git(origin.work, "commit", "-q", "--allow-empty", "-F", "long")
+        git(origin.work, "push", "-q", str(origin.bare), "HEAD:refs/heads/main")
+        change = origin.commit({"a": "1\n"}, to=REF, message="Depends-On: I1")
+        tip = checkout.newest(PROJECT, "main", REF, change)
+        assert checkout.message(PROJECT, REF, change).strip() == "Depends-On: I1"
+        merged = checkout.merge(PROJECT, "main", REF, change, tip=tip)
+        assert merged.base_tree == git(origin.work, "rev-parse", f"{tip}^{{tree}}")
+
+
 class TestBeside:
     def test_other_projects_lie_in_folders_of_their_names(self, origin, server, checkout, tmp_path):
         tip, tree = origin.commit({"a": "a\n"}), {}

@@ -71,7 +71,7 @@ def watch(point: Point, record: Path) -> None:
 
     @contextmanager
     def write(self: Database) -> Iterator[sa.Connection]:
-        frame = sys._getframe(2)  # noqa: SLF001 - below the context manager's own frame
+        frame = sys._getframe(2)  # below the context manager's own frame
         who = f"{frame.f_globals['__name__']}:{frame.f_code.co_qualname}"
         with real(self) as tx:
             yield tx

@@ -25,6 +25,7 @@ from ci.layout import (
     Trust,
 )
 from ci.model.result import FailureClass, Grade, Result
+from ci.recheck import comment_texts, parse
 from ci.reporters import table as notifiers
 from ci.store.database import Database
 from nodes.providers.table import BUILT_IN, driver
@@ -62,6 +63,11 @@ def test_a_yaml_block_is_a_good_configuration(text: str, tmp_path: Path):
     file = tmp_path / "example.yaml"
     file.write_text(text)
     problems = settings.check(file, _check_driver)
+    assert not [str(problem) for problem in problems if not ABOUT_FILES.search(problem.path)]
+
+
+def test_the_example_in_config_lacks_nothing_but_its_key_files():
+    problems = settings.check(ROOT / "config", _check_driver)
     assert not [str(problem) for problem in problems if not ABOUT_FILES.search(problem.path)]
 
 
@@ -237,6 +243,32 @@ def test_errors_are_documented():
 def test_results_are_documented(words: Any):
     text = (REFERENCE / "results.md").read_text()
     assert not [word.value for word in words if f"`{word.value}`" not in text]
+
+
+def _vectors() -> Iterator[Any]:
+    page = _section(ROOT / "docs" / "explanation" / "triggers.md", "Recheck")
+    for comment, asked in re.findall(r"^\| `(.+)` \| (.+) \|$", page, re.MULTILINE):
+        yield pytest.param(comment.replace("\\n", "\n"), asked, id=comment)
+
+
+@pytest.mark.parametrize(("comment", "asked"), list(_vectors()))
+def test_a_comment_asks_for_what_the_page_says(comment: str, asked: str):
+    aliases, targets = {"hypervouch", "acme-ci", "Acme CI"}, {"acme-functional", "lab", "check"}
+    found = parse(comment_texts(comment), aliases, targets)
+    if found is None:
+        assert asked == "nothing"
+        return
+    words = " ".join(f"`{word}`" for word in found.words) or "everything"
+    assert asked == f"{words}: {found.reason}".removesuffix(": ")
+
+
+def test_named_tests_are_there():
+    pages = [page.read_text() for page in PAGES_OF_TEXT]
+    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page)}
+    files = [*(ROOT / "tests").rglob("test_*.py")]
+    there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert named
+    assert not named - there - {file.stem for file in files}
 
 
 def test_every_decision_is_listed_in_the_first():

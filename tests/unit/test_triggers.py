@@ -405,3 +405,15 @@ class TestTwoConnections:
     def test_the_name_of_the_other_pipeline_is_understood(self) -> None:
         told = match(comment("recheck mirror"), self.config())
         assert told[0].reason == "the recheck is for pipeline mirror"
+
+    @pytest.mark.parametrize(("text", "asked"), [("run-acme-ci", True), ("run-xen-ci", False)])
+    def test_run_names_one_account_of_ours(
+        self,
+        text: str,
+        asked: bool,  # noqa: FBT001
+    ) -> None:
+        plan = self.config()
+        other = plan.connection("other").model_copy(update={"user": "xen-ci"})
+        plan = plan.model_copy(update={"connections": (plan.connection("review"), other)})
+        told = match(comment(text), plan, own=frozenset({"acme-ci", "xen-ci"}))
+        assert told[0].starts is asked
