@@ -140,7 +140,8 @@ class App:
         self._log = get("serve")
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
-        self._planned, self._queued = Bell(), Bell()
+        self._planned = {connection.name: Bell() for connection in layout.connections}
+        self._queued = Bell()
         self._owed: dict[str, Bell] = {}
         self._rests: dict[str, GerritRest] = {}
         self._passwords: dict[str, str] = {}
@@ -168,20 +169,13 @@ class App:
             slots=service.worker_slots,
             bell=self._queued,
         )
-        self.planner = Planner(
-            self.database,
-            self.clock,
-            lambda: self.layout,
-            self._servers,
-            bell=self._planned,
-            on_queued=self._queued.ring,
-            on_cancel=self.worker.cancel,
-        )
+        self.planners = [self._make_planner(only=name) for name in self._planned]
+        self._leftovers = self._make_planner(skip=list(self._planned))
         self.listeners = [self._make_listener(c) for c in layout.connections]
         self.relays = [self._make_relay(c) for c in layout.connections]
         self._noticed = {config.name: Bell() for config in layout.reporters}
         self.notifiers = {c.name: self._make_notifier(c) for c in layout.reporters}
-        self.janitor = Janitor()
+        self.janitor = Janitor(threads=4 + 2 * len(layout.connections))
         host, _, port = service.listen.rpartition(":")
         token = service.operator_token
         self.web = WebServer(
@@ -217,7 +211,8 @@ class App:
         self._spawn("lease-keeper", self.pool.keep_leases)
         self._spawn("prepare", self._prepare)
         self._spawn("dispatcher", self.dispatcher.run)
-        self._spawn("planner", self.planner.run)
+        for name, planner in zip(self._planned, self.planners, strict=True):
+            self._spawn(f"planner-{name}", planner.run)
         for listener in self.listeners:
             self._spawn(f"listener-{listener.name}", listener.run)
         for relay, connection in zip(self.relays, self.layout.connections, strict=True):
@@ -231,7 +226,8 @@ class App:
         """Stop every role in the flow's order; what runs is taken up by the next start."""
         for listener in self.listeners:
             listener.stop()
-        self.planner.stop()
+        for planner in (*self.planners, self._leftovers):
+            planner.stop()
         self.dispatcher.stop()
         self.janitor.stop()
         self.worker.stop()
@@ -330,9 +326,22 @@ class App:
             open_stream,
             Reconciler(self._rests[connection.name], owed, self.clock),
             own_username=connection.user,
-            on_stored=self._planned.ring,
+            on_stored=self._planned[connection.name].ring,
             owed=owed,
             silence_s=connection.silence_s,
+        )
+
+    def _make_planner(self, *, only: str = "", skip: Sequence[str] = ()) -> Planner:
+        return Planner(
+            self.database,
+            self.clock,
+            lambda: self.layout,
+            self._servers,
+            bell=self._planned.get(only) or Bell(),
+            on_queued=self._queued.ring,
+            on_cancel=self.worker.cancel,
+            only=only,
+            skip=skip,
         )
 
     def _make_relay(self, connection: Connection) -> Relay:
@@ -376,6 +385,8 @@ class App:
                 connection.catch_up_every_s, f"catch-up {connection.name}", listener.catch_up
             )
             self.janitor.every(LOOK_EVERY_S, f"silence {connection.name}", listener.check_silence)
+        # Events of connections that left the configuration are answered, too.
+        self.janitor.every(RECONCILE_EVERY_S, "leftovers", self._leftovers.plan_pending)
         self.janitor.every(PROBE_EVERY_S, "probe", self.pool.probe)
         self.janitor.every(CLEAN_EVERY_S, "clean", self.pool.clean)
         self.janitor.every(RECONCILE_EVERY_S, "reconcile", self.dispatcher.reconcile)

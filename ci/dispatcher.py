@@ -4,10 +4,15 @@
 Room is what the node label has: a build never occupies the engine only to wait for a node
 that others hold. Our rows are the queue; the engine makes what was started durable. A crash
 between the two is mended by `reconcile`.
+
+A build that waits for a review server which is away uses no node: it takes no room, and further
+builds of that server's changes wait in the queue, so that other servers' go on.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
 from ci.bell import Bell
 from ci.clock import Clock
@@ -17,6 +22,9 @@ from ci.log import get
 from ci.store import queue
 from ci.store.database import Database
 from ci.store.queue import LabelRoom, QueuedBuild
+
+STUCK = timedelta(seconds=20)
+"""A merge takes less than a second; one that takes longer waits for its server."""
 
 
 class Dispatcher:
@@ -61,10 +69,8 @@ class Dispatcher:
     def dispatch(self) -> int:
         """Start what there is room for; returns how many builds were started."""
         with self._starting:
-            with self._database.read() as tx:
-                waiting = queue.queued(tx)
-                rooms = queue.rooms(tx) if waiting else {}
-            chosen = _choose(waiting, rooms, self._slots)
+            waiting, rooms, away = self._look()
+            chosen = _choose(waiting, rooms, self._slots, away)
             for build_id in chosen:
                 with self._database.write() as tx:
                     claimed = queue.claim(tx, build_id, at=self._clock.now())
@@ -93,12 +99,24 @@ class Dispatcher:
             self._engine.forget(ended)
         return len(ended)
 
-    def _explain(self) -> None:
-        """Write down why builds wait, where that has changed."""
+    def _look(self) -> tuple[list[QueuedBuild], dict[str, LabelRoom], frozenset[str]]:
+        """The queue, the room there is, and the connections whose builds wait for their server."""
         with self._database.read() as tx:
             waiting = queue.queued(tx)
-            rooms = queue.rooms(tx) if waiting else {}
-        reasons = _reasons(waiting, rooms, self._slots)
+            if not waiting:
+                return [], {}, frozenset()
+            rooms = queue.rooms(tx)
+            stuck = queue.stuck(tx, before=self._clock.now() - STUCK)
+        for one in stuck[: self._slots]:  # the engine has threads for so many more
+            room = rooms.get(one.label)
+            if room:
+                rooms[one.label] = replace(room, running=room.running - 1)
+        return waiting, rooms, frozenset(one.connection for one in stuck)
+
+    def _explain(self) -> None:
+        """Write down why builds wait, where that has changed."""
+        waiting, rooms, away = self._look()
+        reasons = _reasons(waiting, rooms, self._slots, away)
         changed = {b.build_id: reasons[b.build_id] for b in waiting}
         changed = {i: r for i, r in changed.items() if r != _said(waiting, i)}
         if changed:
@@ -111,7 +129,10 @@ def _said(waiting: Sequence[QueuedBuild], build_id: str) -> str:
 
 
 def _choose(
-    waiting: Sequence[QueuedBuild], rooms: dict[str, LabelRoom], slots: int
+    waiting: Sequence[QueuedBuild],
+    rooms: dict[str, LabelRoom],
+    slots: int,
+    away: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Ids of the builds to start, oldest first; pure."""
     free = slots - sum(room.running for room in rooms.values())
@@ -120,19 +141,25 @@ def _choose(
     for build in waiting:
         if len(chosen) >= free:
             break
-        if left.get(build.label, 0) > 0:
+        if left.get(build.label, 0) > 0 and build.connection not in away:
             left[build.label] -= 1
             chosen.append(build.build_id)
     return tuple(chosen)
 
 
 def _reasons(
-    waiting: Sequence[QueuedBuild], rooms: dict[str, LabelRoom], slots: int
+    waiting: Sequence[QueuedBuild],
+    rooms: dict[str, LabelRoom],
+    slots: int,
+    away: Collection[str] = (),
 ) -> dict[str, str]:
     """Why each build waits, by build id; pure."""
     before: dict[str, int] = {}
     reasons: dict[str, str] = {}
     for build in waiting:
+        if build.connection in away:
+            reasons[build.build_id] = f"the review server of {build.connection} is away"
+            continue
         ahead = before.get(build.label, 0)
         before[build.label] = ahead + 1
         reasons[build.build_id] = _reason(build.label, rooms.get(build.label), ahead, slots)

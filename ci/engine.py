@@ -119,7 +119,8 @@ class Engine:
             "application_version": APPLICATION_VERSION,
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
-            "max_executor_threads": self._slots + 4,
+            # As many again may wait for a review server that is away.
+            "max_executor_threads": 2 * self._slots + 4,
             "notification_listener_polling_interval_sec": 2.0,  # `stop` waits for its turn
             "scheduler_polling_interval_sec": 300.0,
         }

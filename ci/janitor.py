@@ -19,11 +19,15 @@ class Janitor:
 
     A chore that fails says so and comes again at its next turn. A turn that was missed
     because the machine stood still is made up once.
+
+    Args:
+        threads: Chores that may run at once: one that waits for a silent server must not keep
+            the others from their turns.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, threads: int = 4) -> None:
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(4)},
+            executors={"default": ThreadPoolExecutor(threads)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )

@@ -56,6 +56,8 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
     root.setLevel(level)
     for noisy in ("paramiko", "httpx", "httpcore", "apscheduler", "gerrit", "dbos", "uvicorn"):
         logging.getLogger(noisy).setLevel("WARNING")
+    # It logs a traceback for every server that does not answer; whoever called it says so.
+    logging.getLogger("paramiko.transport").setLevel("CRITICAL")
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -8,7 +8,7 @@ transaction per event, so that a crash repeats the whole event or nothing of it.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
@@ -61,12 +61,16 @@ class _Applied:
 class Planner:
     """Turns stored events into queued builds; the body of one thread.
 
+    A server that is silent keeps its planner waiting, so each connection has one of its own.
+
     Args:
         database: Where events and builds live.
         clock: Where time comes from.
         layout: Gives the current layout; a reload swaps it.
         servers: By connection name, whom to ask.
         bell: Rung when an event was stored.
+        only: The connection whose events are planned; empty for all.
+        skip: Connections whose events are not.
         on_queued: Called after builds were queued.
         on_cancel: Called with the ids of running builds that must stop, and why.
     """
@@ -81,12 +85,16 @@ class Planner:
         bell: Bell,
         on_queued: Callable[[], None],
         on_cancel: Callable[[Sequence[str], str], None],
+        only: str = "",
+        skip: Collection[str] = (),
     ) -> None:
         self._database = database
         self._clock = clock
         self._layout = layout
         self._inquiry = Inquiry(database, layout, servers)
         self._bell = bell
+        self._only = only
+        self._skip = tuple(skip)
         self._on_queued = on_queued
         self._on_cancel = on_cancel
         self._away: dict[str, tuple[float, Backoff]] = {}
@@ -119,7 +127,10 @@ class Planner:
         if self._missed:
             self._missed = backlog.open_missed(self._database)
         planned = 0
-        for event_id, event in backlog.to_plan(self._database, skip=away, paced=self._paced()):
+        found = backlog.to_plan(
+            self._database, only=self._only, skip=[*self._skip, *away], paced=self._paced()
+        )
+        for event_id, event in found:
             if self._stop.is_set():
                 break
             if event.connection in away or self._must_wait(event):

@@ -23,6 +23,7 @@ def to_plan(
     database: Database,
     *,
     limit: int = 50,
+    only: str = "",
     skip: Collection[str] = (),
     paced: Collection[str] = (),
 ) -> list[tuple[int, Event]]:
@@ -31,12 +32,15 @@ def to_plan(
     Args:
         database: Where they are.
         limit: At most so many.
+        only: Of this connection alone; empty for all.
         skip: Connections that cannot be asked now; theirs stay where they are.
         paced: Connections whose missed events have enough builds open: of those events only
             the ones that end a change come.
     """
     table = schema.event
     query = sa.select(table.c.id, table.c.payload).where(table.c.processed_at.is_(None))
+    if only:
+        query = query.where(table.c.connection == only)
     if skip:
         query = query.where(table.c.connection.not_in(skip))
     if paced:

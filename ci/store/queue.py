@@ -19,6 +19,7 @@ class QueuedBuild:
     build_id: str
     label: str
     waiting: str
+    connection: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +39,44 @@ class LabelRoom:
 
 def queued(tx: sa.Connection, *, limit: int = 200) -> list[QueuedBuild]:
     """Queued builds, first come first served."""
-    build = schema.build
+    build, buildset = schema.build, schema.buildset
     rows = tx.execute(
-        sa.select(build.c.id, build.c.node_label, build.c.waiting)
+        sa.select(build.c.id, build.c.node_label, build.c.waiting, buildset.c.connection)
+        .join(buildset, buildset.c.id == build.c.buildset_id)
         .where(build.c.state == "queued")
         .order_by(build.c.queued_at, build.c.id)
         .limit(limit)
     )
-    return [QueuedBuild(build_id=r.id, label=r.node_label, waiting=r.waiting) for r in rows]
+    return [
+        QueuedBuild(build_id=r.id, label=r.node_label, waiting=r.waiting, connection=r.connection)
+        for r in rows
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stuck:
+    """A running build that waits for its review server and uses no node."""
+
+    build_id: str
+    label: str
+    connection: str
+
+
+def stuck(tx: sa.Connection, *, before: datetime) -> list[Stuck]:
+    """Builds whose newest attempt has been merging since before a time."""
+    build, buildset, attempt = schema.build, schema.buildset, schema.attempt
+    rows = tx.execute(
+        sa.select(build.c.id, build.c.node_label, buildset.c.connection)
+        .join(buildset, buildset.c.id == build.c.buildset_id)
+        .join(attempt, attempt.c.build_id == build.c.id)
+        .where(
+            build.c.state == "running",
+            attempt.c.state == "running",
+            attempt.c.phase == "merge",
+            attempt.c.started_at < before,
+        )
+    )
+    return [Stuck(build_id=r.id, label=r.node_label, connection=r.connection) for r in rows]
 
 
 def rooms(tx: sa.Connection) -> dict[str, LabelRoom]:

@@ -141,6 +141,7 @@ def play(gerrit: RealGerrit, directory: Path, point: Point) -> Played:
         ci.start_until(point)
         if not ci.has_begun:  # what happened before an installation first listened is not tested
             died = ci.revive()
+            patiently(lambda: ci.has_begun, "the first catch-up")
         broken, good = stage.push(BROKEN, "Bad"), stage.push(GOOD, "Good")
         patiently(lambda: stage.comments(good) > 0, "the good one's vote")
         stage.author.comment(good, "recheck")

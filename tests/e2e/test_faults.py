@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.sandbox.author import PushedChange
+from ci.sandbox.author import PushedChange, Pusher
 from ci.sandbox.real.server import RealGerrit
 from tests.kit.faulty_http import LOGIN_PAGE, Fronted, Rule, fronted
 from tests.kit.installation import GOOD, connection_to
@@ -146,26 +146,38 @@ def test_without_rest_the_votes_go_by_ssh(stage: FaultyStage):
     _votes_once(stage, [change, after])
 
 
-def test_a_dead_server_keeps_no_other_waiting(real_gerrit: RealGerrit, tmp_path: Path):
+@pytest.mark.parametrize("how", ["refuses", "silent"])
+def test_a_dead_server_keeps_no_other_waiting(real_gerrit: RealGerrit, tmp_path: Path, how: str):
     with ExitStack() as held:
         dead = held.enter_context(fronted(real_gerrit.ci, tmp_path))
-        gone = connection_to(dead.server, "gone")
-        dead.http.down()
-        dead.ssh.down()
         extra = [
-            {"connection": {**gone, **QUICK}},
+            {"connection": {**connection_to(dead.server, "gone"), **QUICK}},
             {"pipeline": {"name": "elsewhere", "connection": "gone", "policy": "vote"}},
             {"project": {"name": "elsewhere", "elsewhere": {"jobs": ["suite"]}}},
         ]
+        real_gerrit.create_project("elsewhere")
+        other = Pusher(real_gerrit.admin, "elsewhere", tmp_path / "elsewhere")
         stage = Stage(real_gerrit, tmp_path, items=extra)
         stage.ci.start()
         held.callback(stage.ci.stop)
+        stage.ci.wait(lambda: _states(stage)["gone"] == "connected", 60, "the other one")
+        if how == "silent":
+            dead.http.add(Rule(stall_s=600, count=0))
+        else:
+            dead.http.down()
+        # These are told of and stored, but what has to be asked about them gets no answer.
+        for number in range(3):
+            other.push_change(f"Unanswered {number}", {f"{number}.txt": "x\n"})
+        time.sleep(2)
+        if how == "refuses":
+            dead.ssh.down()
         began = time.monotonic()
-        changes = [stage.push(GOOD, f"Alive {n}") for n in range(3)]
-        _votes_once(stage, changes)
-        assert time.monotonic() - began < 60
-        states = {c["name"]: c["state"] for c in stage.ci.get("index.json")["connections"]}
-        assert states["gone"] != "connected"
+        _votes_once(stage, [stage.push(GOOD, f"Alive {n}") for n in range(3)])
+        assert time.monotonic() - began < 25
+
+
+def _states(stage: Stage) -> dict[str, str]:
+    return {one["name"]: one["state"] for one in stage.ci.get("index.json")["connections"]}
 
 
 def test_two_accounts_on_one_server_give_a_vote_each(real_gerrit: RealGerrit, tmp_path: Path):

@@ -235,7 +235,6 @@ class TestMessage:
         assert text.startswith("Long")
         assert len(text) <= 256 * 1024
 
-
     def test_a_tip_with_a_long_one_hides_no_other(self, origin, checkout):
         (origin.work / "long").write_text("Long\n\n" + "blah\n" * 200_000)
         git(origin.work, "commit", "-q", "--allow-empty", "-F", "long")

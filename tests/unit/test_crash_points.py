@@ -65,7 +65,7 @@ pytestmark = pytest.mark.timeout(600)
 GOOD = "write-junit r.xml pass=2"
 BAD = "write-junit r.xml pass=1 fail=test_pass_2; exit 1"
 MOST_TURNS = 30
-CHAINS = 6
+CHAINS = 4
 KINDS = ["verdict", "held-vote", "dependency"]
 ENDED = {"done", "canceled"}
 

@@ -10,8 +10,9 @@ from ci.bell import Bell
 from ci.clock import FakeClock
 from ci.dispatcher import Dispatcher
 from ci.errors import StorageError
+from ci.model.build import AttemptKind
 from ci.model.node import NodeState
-from ci.store import builds, leases, queue, schema
+from ci.store import attempts, builds, leases, queue, schema
 from tests.kit.core import GERRIT, database_in, job, queue_buildset, rows
 
 
@@ -224,3 +225,42 @@ def test_a_full_disk_is_waited_for(tmp_path, monkeypatch):
     desk.dispatcher.run()
     assert calls == [2.0]
     assert rows(desk.database, schema.build)[0].state == "queued"
+
+
+def _merging(desk: Desk, build_id: str, *, connection: str = GERRIT) -> None:
+    """The build's attempt merges now; its change lives on this server."""
+    with desk.database.write() as tx:
+        attempts.begin(tx, build_id, AttemptKind.CHECK, at=desk.clock.now())
+        owner = rows(desk.database, schema.build, id=build_id)[0].buildset_id
+        tx.execute(
+            sa.update(schema.buildset)
+            .where(schema.buildset.c.id == owner)
+            .values(connection=connection)
+        )
+
+
+def test_builds_that_wait_for_their_server_take_no_room_from_others(tmp_path):
+    desk = Desk(tmp_path, slots=2, lab=2)
+    for number in (1, 2, 3):
+        desk.queue(number)
+    assert desk.dispatcher.dispatch() == 2
+    stuck = list(desk.engine.live)
+    for build_id in stuck:
+        _merging(desk, build_id, connection="silent")
+    [third] = [b.id for b in rows(desk.database, schema.build) if b.id not in stuck]
+    assert desk.dispatcher.dispatch() == 0
+    desk.clock.advance(21)
+    assert desk.dispatcher.dispatch() == 1
+    assert desk.engine.live == [*stuck, third]
+
+
+def test_a_server_that_is_away_gets_no_more_builds_and_the_page_says_why(tmp_path):
+    desk = Desk(tmp_path, slots=4, lab=4)
+    desk.queue(1)
+    desk.dispatcher.dispatch()
+    [stuck] = desk.engine.live
+    _merging(desk, stuck)
+    desk.clock.advance(21)
+    [second] = desk.queue(2)
+    assert desk.dispatcher.dispatch() == 0
+    assert desk.waiting(second) == f"the review server of {GERRIT} is away"
