@@ -146,7 +146,8 @@ def test_only_after_the_first_party_ci_voted_and_only_once(scene: Scene):
     assert "check starts unit" in scene.hear(change, "comment-added")
     scene.zuul.review(change, "hm", labels={"Verified": 0})
     scene.hear(change, "comment-added")
-    scene.zuul.review(change, "Build succeeded", labels={"Verified": 1})
+    # Another text: two equal comments of one second count as one.
+    scene.zuul.review(change, "Build succeeded again", labels={"Verified": 1})
     assert "has run or runs now" in scene.hear(change, "comment-added")
     assert scene.runs() == [(1, 0)]
 
