@@ -21,9 +21,9 @@ from tests.kit.stage import SLOW, Stage
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-CUT_OFF_S = float(os.environ.get("HYPERVOUCH_CUT_OFF_S", "20"))
+CUT_OFF_S = float(os.environ.get("HYPERVOUCH_CUT_OFF_S", "12"))
 """How long we are cut off at least; the pushes of the meantime may take longer."""
-MISSED = int(os.environ.get("HYPERVOUCH_CUT_OFF_COUNT", "20"))
+MISSED = int(os.environ.get("HYPERVOUCH_CUT_OFF_COUNT", "12"))
 """Patch sets that come meanwhile."""
 QUICK = {"keepalive-s": 3, "silence-s": 4, "catch-up-every-s": 30}
 
@@ -57,7 +57,7 @@ def _votes_once(stage: Stage, changes: Sequence[PushedChange], *, comments: int 
     """Wait for the last of them; then none has one too few, too many, or a wrong one."""
     for change in changes:
         stage.ci.wait_for_comments(stage.author, change, comments, seconds=180)
-    time.sleep(3)
+    time.sleep(2)
     said = {change.number: stage.ci.said(stage.author, change) for change in changes}
     wrong = {n: s for n, s in said.items() if (s.vote, len(s.comments)) != (1, comments)}
     assert not wrong
