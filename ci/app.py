@@ -176,20 +176,7 @@ class App:
         self._noticed = {config.name: Bell() for config in layout.reporters}
         self.notifiers = {c.name: self._make_notifier(c) for c in layout.reporters}
         self.janitor = Janitor(threads=4 + 2 * len(layout.connections))
-        host, _, port = service.listen.rpartition(":")
-        token = service.operator_token
-        self.web = WebServer(
-            create_app(
-                self.database,
-                service.state_dir / "logs",
-                service.url,
-                notice=notice,
-                operator_token=settings.resolve_secret(token) if token else "",
-                checks_origins=service.checks_origins,
-            ),
-            host=host,
-            port=int(port),
-        )
+        self.web = self._make_web(notice)
 
     def start(self) -> None:
         """Start every role; what an earlier process left is taken up again.
@@ -266,6 +253,20 @@ class App:
         for config, provider in self._providers:
             found[config.label] = (*found.get(config.label, ()), provider)
         return found
+
+    def _make_web(self, notice: str) -> WebServer:
+        service = self.layout.service
+        host, _, port = service.listen.rpartition(":")
+        token = service.operator_token
+        pages = create_app(
+            self.database,
+            service.state_dir / "logs",
+            service.url,
+            notice=notice,
+            operator_token=settings.resolve_secret(token) if token else "",
+            checks_origins=service.checks_origins,
+        )
+        return WebServer(pages, host=host, port=int(port))
 
     def _make_worker(self) -> Worker:
         checkouts = {c.name: self._make_checkout(c) for c in self.layout.connections}

@@ -101,6 +101,13 @@ def add_buildset(
             created_at=at,
         )
     )
+    _add_builds(tx, new.jobs, key, buildset_id, at)
+    return buildset_id
+
+
+def _add_builds(
+    tx: sa.Connection, jobs: Sequence[Job], key: tuple[object, ...], buildset_id: str, at: datetime
+) -> None:
     tx.execute(
         sa.insert(schema.build),
         [
@@ -116,10 +123,9 @@ def add_buildset(
                 "reason": "",
                 "queued_at": at,
             }
-            for job in new.jobs
+            for job in jobs
         ],
     )
-    return buildset_id
 
 
 def _earlier(tx: sa.Connection, new: NewBuildset) -> list[sa.Row[Any]]:

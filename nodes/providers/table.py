@@ -5,14 +5,12 @@ Outsiders join by the entry point group `hypervouch.providers`, whose value name
 class; its options model stands beside it under the attribute `Options`.
 """
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, cast
 
 from pydantic import BaseModel
 
-from ci.errors import ConfigError
+from ci import plugins
 from nodes.providers.base import Provider
 
 GROUP = "hypervouch.providers"
@@ -40,18 +38,4 @@ def driver(name: str) -> ProviderClass:
     Raises:
         ConfigError: There is no driver of that name, or it cannot be imported.
     """
-    dotted = BUILT_IN.get(name) or next(
-        (point.value for point in entry_points(group=GROUP, name=name)), None
-    )
-    if dotted is None:
-        raise ConfigError(
-            f"there is no provider driver {name}", hint=f"use one of {', '.join(BUILT_IN)}"
-        )
-    module, _, attribute = dotted.partition(":")
-    try:
-        return cast("ProviderClass", getattr(import_module(module), attribute))
-    except ImportError as error:
-        raise ConfigError(
-            f"provider driver {name} needs {error.name}, which is not installed",
-            hint=f"install it, for instance as hypervouch[{name}]",
-        ) from error
+    return cast("ProviderClass", plugins.load("provider", name, BUILT_IN, GROUP))

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from ci import app, settings
+from ci import app, plugins, settings
 from ci.cli import main
 from ci.clock import FakeClock
 from ci.doctor import examine
 from ci.model.notice import NoticeKind
-from ci.reporters import table
 from ci.reporters.dummy_notifier import DummyNotifier
 from ci.reporters.table import BUILT_IN, driver
 from ci.store import notices
@@ -188,7 +187,7 @@ def test_an_outsiders_driver_joins_by_its_entry_point(monkeypatch):
         asked.append(how)
         return [_Point(where)]
 
-    monkeypatch.setattr(table, "entry_points", points)
+    monkeypatch.setattr(plugins, "entry_points", points)
     assert driver("pigeon") is DummyNotifier
     assert asked == [{"group": "hypervouch.reporters", "name": "pigeon"}]
 
@@ -201,7 +200,7 @@ def test_an_outsiders_driver_joins_by_its_entry_point(monkeypatch):
     ],
 )
 def test_an_outsiders_driver_that_cannot_be_used(monkeypatch, where, said):
-    monkeypatch.setattr(table, "entry_points", lambda **_: [_Point(where)])
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: [_Point(where)])
     with pytest.raises(settings.ConfigError, match=said):
         driver("pigeon")
 
