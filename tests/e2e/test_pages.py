@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -116,7 +117,7 @@ def test_pages_are_readable_without_javascript(lab, server, tmp_path):
             window.open(addresses(server, lab.story)[name], width=390)
             assert words in window.driver.find_element(By.TAG_NAME, "main").text, name
         window.driver.find_element(By.LINK_TEXT, "Builds").click()
-        assert window.driver.current_url == f"{server.url}builds"
+        WebDriverWait(window.driver, 30).until(lambda d: d.current_url == f"{server.url}builds")
 
 
 def test_an_operator_releases_a_held_review_without_javascript(lab, server, tmp_path):
@@ -128,16 +129,25 @@ def test_an_operator_releases_a_held_review_without_javascript(lab, server, tmp_
         token.send_keys("wrong")
         token.send_keys(Keys.ENTER)
         assert driver.current_url == f"{server.url}outbox", "enter alone must not act"
-        driver.find_element(By.CSS_SELECTOR, "button[value='release 5']").click()
-        assert "not the operator's token" in driver.find_element(By.TAG_NAME, "h1").text
+        wait = WebDriverWait(
+            driver, 30, ignored_exceptions=(NoSuchElementException, StaleElementReferenceException)
+        )
+        release = (By.CSS_SELECTOR, "button[value='release 5']")
+        driver.find_element(*release).click()
+        wait.until(lambda d: "not the operator's token" in d.find_element(By.TAG_NAME, "h1").text)
         driver.back()
+        wait.until(lambda d: d.find_element(*release))
         token = driver.find_element(By.NAME, "token")
         token.clear()
         token.send_keys(TOKEN)
-        driver.find_element(By.CSS_SELECTOR, "button[value='release 5']").click()
+        driver.find_element(*release).click()
+        wait.until(
+            lambda d: (
+                "outbox-release review 5 by ann (page)" in d.find_element(By.ID, "audit").text
+                and not d.find_elements(*release)
+            )
+        )
         assert driver.current_url == f"{server.url}outbox"
-        assert "outbox-release review 5 by ann (page)" in driver.find_element(By.ID, "audit").text
-        assert not driver.find_elements(By.CSS_SELECTOR, "button[value='release 5']")
 
 
 def test_the_first_tab_stop_leads_past_the_navigation(lab, server, window):
