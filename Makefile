@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Each target makes the checkout ready by itself: see scripts/setup.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs lock clean
+.PHONY: help demo test lint types bench chaos docs lock clean
 NOX := .venv/bin/nox --session
 
 help: ## list the targets
@@ -11,7 +11,7 @@ demo: ## a patch reaches a hypervisor, a vote and a page (ARGS="--once")
 	@scripts/setup runtime
 	@.venv/bin/hypervouch demo $(ARGS)
 
-test: ## all tests (ARGS="tests/unit -k judge"; HYPERVOUCH_REQUIRE=gerrit,gerrit313,qemu,sshd,chromium: no skips)
+test: ## all tests (ARGS="tests/unit -k judge"; HYPERVOUCH_REQUIRE=gerrit,gerrit313,qemu,sshd,chromium,postgresql,s3: no skips)
 	@scripts/setup test
 	@.venv/bin/python -m pytest $(ARGS)
 
@@ -26,6 +26,10 @@ types: ## mypy alone
 bench: ## measure this machine: event to vote, bursts, memory (ARGS passed on)
 	@scripts/setup test
 	@.venv/bin/python -m tests.bench $(ARGS)
+
+chaos: ## a whole installation under faults, repeatable by its seed (ARGS="--seed 7 --database postgresql")
+	@scripts/setup test
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 docs: ## check that the documents say what the code does
 	@scripts/setup lint

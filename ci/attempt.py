@@ -7,12 +7,14 @@ shipped), run, collect. Whatever happens, what was produced is collected, the re
 groups are ended, the machine is thrown away, and only then is the lease given back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Protocol
 
+from ci import proc
 from ci.backoff import Backoff
 from ci.cancel import CancelToken, Deadline
 from ci.checkout import Checkout
@@ -30,15 +32,20 @@ from ci.errors import (
     ReviewServerError,
     RunError,
     RunTimeout,
+    StorageError,
 )
 from ci.jobs.base import Plan, PlanStep, Where
 from ci.jobs.table import suite_for
+from ci.layout import Job
 from ci.model.build import AttemptKind, Phase
 from ci.model.node import Endpoint, Lease, Transport
 from ci.model.result import Outcome, Result, Status
+from ci.peers import PeerUnavailable, peers_env, start_peers
 from ci.runners.base import Session
+from ci.runners.stop import Grace
 from ci.runners.table import runner_for
 from ci.store.attempts import AttemptEnd, BuildOrder
+from ci.teardown import Teardown
 from ci.trees import Missing, Stack, Trees, archive_beside, assemble
 from nodes.pool import NodePool
 
@@ -68,7 +75,23 @@ class Progress(Protocol):
     """Where an attempt writes down how far it is."""
 
     def __call__(self, **values: object) -> None:
-        """Note columns of the attempt's row."""
+        """Note columns of the attempt's row.
+
+        Raises:
+            ClaimLost: The build is another worker's by now.
+        """
+        ...
+
+
+class Settle(Protocol):
+    """Where an attempt writes down its outcomes, while it still holds its nodes."""
+
+    def __call__(self, end: AttemptEnd, leases: Sequence[Lease]) -> None:
+        """Close the attempt, if the claim and every lease still hold in that very transaction.
+
+        Raises:
+            LeaseLost: They do not: the outcomes were kept as evidence.
+        """
         ...
 
 
@@ -91,6 +114,7 @@ class AttemptContext:
         patience_s: Seconds to wait for another node before one of those is tried again.
         tip: Branch tip of the build's first check; repeats and baselines use the same one.
         note: Writes progress down.
+        settle: Writes the outcomes down.
         secrets: What may appear in no log or artifact.
         artifact_limit_bytes: What is brought home at most.
     """
@@ -109,8 +133,14 @@ class AttemptContext:
     patience_s: float
     tip: str | None
     note: Progress
+    settle: Settle
     secrets: tuple[str, ...]
     artifact_limit_bytes: int
+
+    def tell(self, text: str) -> None:
+        """A line of the log; a full disk is no reason to end anything by halves."""
+        with suppress(StorageError):
+            self.console.note(text)
 
 
 def run_attempt(context: AttemptContext) -> AttemptEnd:
@@ -126,33 +156,72 @@ def run_attempt(context: AttemptContext) -> AttemptEnd:
         tree=trees.tree,
         base_tree=trees.base_tree,
     )
-    lease = context.pool.acquire(
-        context.order.job.node_label,
+    leases = context.pool.acquire(
+        context.order.job.needs,
         holder=context.attempt_id,
         avoid=context.avoid,
         patience_s=context.patience_s,
         cancel=context.cancel,
     )
-    context.console.note(f"node {lease.node}, lease {lease.token}")
-    context.note(
-        phase=Phase.SETUP.value, node=lease.node, token=lease.token, leased_at=context.clock.now()
+    undo = Teardown(
+        context.pool,
+        context.clock,
+        context.console,
+        seconds=context.order.job.teardown_timeout_s,
     )
+    with ExitStack() as keeping:
+        for lease in leases:
+            keeping.enter_context(context.pool.kept(lease, context.order.build_id, context.cancel))
+        try:
+            return _leased(context, trees, leases, undo)
+        finally:
+            undo.run(leases[::-1])
+
+
+def _leased(
+    context: AttemptContext, trees: Trees, leases: Sequence[Lease], undo: Teardown
+) -> AttemptEnd:
+    """What happens under the leases, up to the outcomes and what they say of the nodes."""
     try:
-        with context.pool.kept(lease, context.order.build_id, context.cancel):
-            end = _on_node(context, trees, lease)
-            _still_ours(context, lease)
+        _tell_nodes(context, leases)
+        end = _on_node(context, trees, leases, undo)
+        context.settle(end, leases)
     except NodeUnavailable as error:
-        context.pool.note_failure(lease.node, error.message)
+        failed = error.node if isinstance(error, PeerUnavailable) else leases[0].node
+        context.pool.note_failure(failed, error.message)
         raise
-    else:
-        context.pool.note_success(lease.node)
-        return end
-    finally:
-        context.pool.give_back(lease)
+    with _settled(context):
+        for lease in leases:
+            context.pool.note_success(lease.node)
+    return end
+
+
+def _tell_nodes(context: AttemptContext, leases: Sequence[Lease]) -> None:
+    first, *others = leases
+    if context.avoid:
+        context.console.note(f"this build was before on {', '.join(context.avoid)}")
+    for lease in leases:
+        context.console.note(f"node {lease.node}, lease {lease.token}")
+    context.note(
+        phase=Phase.SETUP.value,
+        node=first.node,
+        token=first.token,
+        peers=[{"node": lease.node, "token": lease.token} for lease in others],
+        leased_at=context.clock.now(),
+    )
+
+
+@contextmanager
+def _settled(context: AttemptContext) -> Iterator[None]:
+    """What is left to say of the node: if the database is away, it stays unsaid."""
+    try:
+        yield
+    except StorageError as error:
+        context.console.note(f"the node's health could not be noted: {error.message}")
 
 
 def _still_ours(context: AttemptContext, lease: Lease) -> None:
-    """The fence: results that came in under a stale token are evidence, never a vote."""
+    """Whether the node is this attempt's to touch."""
     if not context.pool.holds(lease):
         raise LeaseLost(
             f"lease {lease.token} on {lease.node} ran out under this attempt",
@@ -170,7 +239,8 @@ def _merge(context: AttemptContext) -> Trees:
     while True:
         context.cancel.check()
         try:
-            trees = _trees(context)
+            with proc.interruptible(context.cancel.check):
+                trees = _trees(context)
         except ReviewServerError as error:
             if not error.retryable:
                 raise
@@ -209,17 +279,24 @@ def _tell(context: AttemptContext, trees: Trees) -> None:
         )
 
 
-def _on_node(context: AttemptContext, trees: Trees, lease: Lease) -> AttemptEnd:
-    """Setup, run and collect on the leased node."""
-    job = context.order.job
-    setup = Deadline("setup", job.setup_timeout_s, context.clock)
+def _on_node(
+    context: AttemptContext, trees: Trees, leases: Sequence[Lease], undo: Teardown
+) -> AttemptEnd:
+    """Setup, run and collect on the first of the leased nodes."""
+    job, lease = context.order.job, leases[0]
+    setup = Deadline("setup", job.setup_timeout_s, context.clock, cancel=context.cancel)
     endpoint = context.pool.start(lease)
+    peers = start_peers(context.pool, leases[1:], job.peers)
+    context.cancel.check()  # a machine's start is bounded, and not to be interrupted
     _check_trust(context, endpoint)
     _describe(context, endpoint)
-    session = runner_for(endpoint.transport).connect(endpoint, setup)
+    session = runner_for(endpoint.transport).connect(
+        endpoint, setup, grace=_grace(job), tell=context.tell
+    )
+    undo.add(lease.node, session)
 
     def put(directory: str, write: Callable[[IO[bytes]], None]) -> None:
-        with TemporaryFile() as tar:
+        with TemporaryFile() as tar, proc.interruptible(context.cancel.check):
             write(tar)
             tar.seek(0)
             # It ends what an earlier holder left there: only the present holder may.
@@ -227,20 +304,21 @@ def _on_node(context: AttemptContext, trees: Trees, lease: Lease) -> AttemptEnd:
             _still_ours(context, lease)
             session.put_tree(tar, directory, setup)
 
-    try:
-        plan = suite_for(job.suite).plan(job, endpoint, context.directory)
-        plan = _ship(context, trees, plan, put)
-        context.note(
-            phase=Phase.RUN.value,
-            suite_started_at=context.clock.now(),
-            grade=endpoint.grade.value,
-            hypervisor=endpoint.hypervisor,
-            facts=dict(endpoint.facts),
-        )
-        return _run_and_collect(context, session, plan)
-    finally:
-        session.kill()
-        session.close()
+    plan = suite_for(job.suite).plan(job, endpoint, context.directory)
+    plan = _ship(context, trees, plan, put)
+    plan = replace(plan, env={**plan.env, **peers_env(peers)})
+    context.note(
+        phase=Phase.RUN.value,
+        suite_started_at=context.clock.now(),
+        grade=endpoint.grade.value,
+        hypervisor=endpoint.hypervisor,
+        facts=dict(endpoint.facts),
+    )
+    return _run_and_collect(context, session, plan)
+
+
+def _grace(job: Job) -> Grace:
+    return Grace(interrupt_s=job.interrupt_s, terminate_s=job.terminate_s, kill_s=job.kill_s)
 
 
 def _ship(context: AttemptContext, trees: Trees, plan: Plan, put: _Put) -> Plan:
@@ -284,9 +362,15 @@ def _run_and_collect(context: AttemptContext, session: Session, plan: Plan) -> A
             context.directory,
             context.artifact_limit_bytes,
             secrets=context.secrets,
-            deadline=Deadline("collect", context.order.job.collect_timeout_s, context.clock),
+            deadline=Deadline(
+                "collect",
+                context.order.job.collect_timeout_s,
+                context.clock,
+                cancel=context.cancel,
+            ),
         )
     except CollectError as error:
+        context.cancel.check()
         if trouble is None:
             raise
         context.console.note(f"nothing could be brought home: {error}")
@@ -330,7 +414,9 @@ def _step(context: AttemptContext, session: Session, plan: Plan, step: PlanStep)
     if step.where is Where.NODE:
         return run(session, plan.checkout)
     local = Endpoint(transport=Transport.LOCAL, workdir=str(context.directory))
-    here = runner_for(Transport.LOCAL).connect(local, deadline)
+    here = runner_for(Transport.LOCAL).connect(
+        local, deadline, grace=_grace(context.order.job), tell=context.tell
+    )
     try:
         return run(here, str(context.directory))
     finally:

@@ -32,6 +32,10 @@ class CancelToken:
         """Why, or None while nobody asked."""
         return self._cause
 
+    def look(self) -> HypervouchError | None:
+        """Why, or None while nobody asked, wherever that may be known."""
+        return self._cause
+
     def check(self) -> None:
         """Raise the cause if there is one.
 
@@ -66,6 +70,11 @@ class WatchedToken(CancelToken):
         self._clock = clock
         self._every_s = every_s
         self._due_s = clock.monotonic_s()
+
+    def look(self) -> HypervouchError | None:
+        """Why, or None while nobody asked, here or elsewhere."""
+        self._look_around()
+        return self.cause
 
     def check(self) -> None:
         """Raise the cause if there is one.
@@ -102,20 +111,29 @@ class Deadline:
         seconds: From now.
         clock: Where time comes from.
         parent: The deadline this one may not exceed.
+        cancel: Whoever cancels brings the point forward to that moment.
     """
 
     def __init__(
-        self, phase: str, seconds: float, clock: Clock, parent: "Deadline | None" = None
+        self,
+        phase: str,
+        seconds: float,
+        clock: Clock,
+        parent: "Deadline | None" = None,
+        cancel: CancelToken | None = None,
     ) -> None:
         self.phase = phase
         self.seconds = seconds
         self._clock = clock
+        self._cancel = cancel
         ends = clock.monotonic_s() + seconds
         self._ends: float = ends if parent is None else min(ends, parent._ends)  # noqa: SLF001
 
     @property
     def left_s(self) -> float:
         """Seconds left, never below zero."""
+        if self._cancel is not None and self._cancel.look() is not None:
+            return 0.0
         return max(0.0, self._ends - self._clock.monotonic_s())
 
     @property
@@ -123,8 +141,10 @@ class Deadline:
         """Whether no time is left."""
         return self.left_s <= 0
 
-    def error(self) -> RunTimeout:
-        """The error of a phase that passed it."""
+    def error(self) -> HypervouchError:
+        """The error of a phase that passed it: a time-out, or the cause of the cancel."""
+        if self._cancel is not None and self._cancel.cause is not None:
+            return self._cancel.cause
         return RunTimeout(
             f"{self.phase} did not end within {self.seconds:g} s",
             hint="raise the job's time-out if that is how long it takes",

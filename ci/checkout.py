@@ -227,7 +227,7 @@ class Checkout:
             ) from error
 
     def tidy(self) -> None:
-        """Pack what the caches gathered and drop what nobody needs; for quiet hours.
+        """Pack what the caches gathered, once a day each, where nobody uses them just now.
 
         Raises:
             StorageError: git refused.

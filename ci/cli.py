@@ -4,9 +4,7 @@
 import getpass
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +12,10 @@ from typing import Any, TypeVar
 import click
 
 from ci import log
+from ci.cli_database import add_database
+from ci.cli_drain import add_drain
+from ci.cli_pauses import add_pauses
+from ci.cli_processes import add_processes, stop_signal
 from ci.errors import ConfigError, HypervouchError
 
 DEFAULT_CONFIG = "config"
@@ -44,12 +46,22 @@ class ErrorGroup(click.Group):
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     default="INFO",
     show_default=True,
+    envvar="HYPERVOUCH_LOG_LEVEL",
+    show_envvar=True,
     help="Least level shown.",
 )
-def main(log_level: str) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    envvar="HYPERVOUCH_LOG_FORMAT",
+    show_envvar=True,
+    help="How log lines look; by default json where standard error is no terminal.",
+)
+def main(log_level: str, log_format: str | None) -> None:
     """Third-party CI for hypervisor drivers: a patch reaches a hypervisor, a vote and a page."""
     _check_own_package()
-    log.configure(level=log_level.upper())
+    as_json = None if log_format is None else log_format == "json"
+    log.configure(level=log_level.upper(), json_lines=as_json)
 
 
 def _check_own_package() -> None:
@@ -79,14 +91,6 @@ def config_option(function: F) -> F:
 def json_option(function: F) -> F:
     """`--json`, the same for every listing."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def stop_signal() -> threading.Event:
-    """An event that SIGINT and SIGTERM set."""
-    asked = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: asked.set())
-    return asked
 
 
 @main.command()
@@ -119,18 +123,8 @@ def demo(*, once: bool, gerrit: str, hypervisor: str, port: int, keep: Path | No
     sys.exit(status)
 
 
-@main.command()
-@config_option
-def serve(config: Path) -> None:
-    """Run every role in this process until it is told to stop."""
-    from ci.app import App, load_layout  # noqa: PLC0415 - heavy, and not needed by listings
-
-    asked = stop_signal()
-    app = App(load_layout(config))
-    app.start()
-    click.echo(f"hypervouch serves {app.web.url}", err=True)
-    asked.wait()
-    app.stop()
+add_processes(main, config_option)
+add_database(main, config_option)
 
 
 @main.group()
@@ -369,6 +363,47 @@ def cancel(config: Path, build_id: str) -> None:
         open_database(config), build_id, by=getpass.getuser(), at=SystemClock().now()
     )
     click.echo(f"buildset {buildset} is cancelled; a running suite stops within seconds")
+
+
+add_pauses(main, config_option, json_option, _operator)
+add_drain(main, config_option, _operator)
+
+
+@main.command()
+@config_option
+@click.argument("build_id")
+@click.option("--why", required=True, help="For the build's page and the audit log.")
+def pin(config: Path, build_id: str, why: str) -> None:
+    """Keep a build with its logs, whatever its age."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store import pins as kept  # noqa: PLC0415
+
+    kept.pin(open_database(config), build_id, by=_operator(), why=why, at=SystemClock().now())
+    click.echo(f"build {build_id} is kept until `hypervouch unpin {build_id}`")
+
+
+@main.command()
+@config_option
+@click.argument("build_id")
+def unpin(config: Path, build_id: str) -> None:
+    """Let retention have a pinned build again."""
+    from ci.clock import SystemClock  # noqa: PLC0415
+    from ci.listings import open_database  # noqa: PLC0415
+    from ci.store import pins as kept  # noqa: PLC0415
+
+    kept.unpin(open_database(config), build_id, by=_operator(), at=SystemClock().now())
+    click.echo(f"build {build_id} goes when its time is over")
+
+
+@main.command()
+@config_option
+@json_option
+def pins(config: Path, as_json: bool) -> None:
+    """List pinned builds, and why they are kept."""
+    from ci.listings import show_pins  # noqa: PLC0415
+
+    show_pins(config, as_json=as_json)
 
 
 @main.group(invoke_without_command=True)

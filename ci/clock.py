@@ -6,6 +6,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while the machine sleeps: a lease that ran out meanwhile is seen to have."""
+
 
 class Clock(Protocol):
     """Where time comes from. Thread-safe."""
@@ -15,7 +18,7 @@ class Clock(Protocol):
         ...
 
     def monotonic_s(self) -> float:
-        """Seconds that never go back, for deadlines."""
+        """Seconds that never go back, for deadlines; those of a suspended machine count."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -31,8 +34,8 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic_s(self) -> float:
-        """Seconds since some start; survives steps of the wall clock."""
-        return time.monotonic()
+        """Seconds since some start, sleep of the machine included; no step of the wall clock."""
+        return time.clock_gettime(BOOT_CLOCK)
 
     def sleep(self, seconds: float) -> None:
         """Block this thread for `seconds`."""

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from ci.cancel import Deadline
@@ -20,6 +21,7 @@ from ci.clock import Clock, SystemClock
 from ci.console import NAME, ConsoleLog
 from ci.errors import CollectError, StorageError
 from ci.jobs.base import Plan
+from ci.log_publish import Publisher
 from ci.model.result import Outcome
 from ci.results import junit
 from ci.results.redact import Redactor
@@ -67,15 +69,22 @@ class LogStore:
         limit_bytes: Limit of one console log.
         free_bytes: Free disk below which nothing new is started.
         clock: Where the log's stamps come from.
+        publisher: Makes attempts readable elsewhere; None where everybody reads this root.
     """
 
     def __init__(
-        self, root: Path, limit_bytes: int, free_bytes: int, clock: Clock | None = None
+        self,
+        root: Path,
+        limit_bytes: int,
+        free_bytes: int,
+        clock: Clock | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         self.root = root
         self._limit = limit_bytes
         self._free = free_bytes
         self._clock = clock or SystemClock()
+        self._publisher = publisher
 
     def attempt_dir(self, build_id: str, attempt_id: str) -> Path:
         """The directory of an attempt, made when missing.
@@ -114,19 +123,28 @@ class LogStore:
     def open_console(
         self, build_id: str, attempt_id: str, secrets: Sequence[str] = ()
     ) -> ConsoleLog:
-        """The log of an attempt, appended to when it exists.
+        """The log of an attempt, appended to when it exists; published once it is closed.
 
         Raises:
             StorageError: The disk is nearly full, or refuses.
         """
         self.require_room()
-        return ConsoleLog(
-            self.attempt_dir(build_id, attempt_id) / NAME,
-            clock=self._clock,
-            limit_bytes=self._limit,
-            free_bytes=self._free,
-            secrets=secrets,
-        )
+        folder, publisher = self.attempt_dir(build_id, attempt_id), self._publisher
+        if publisher:
+            publisher.began(build_id, attempt_id)
+        try:
+            return ConsoleLog(
+                folder / NAME,
+                clock=self._clock,
+                limit_bytes=self._limit,
+                free_bytes=self._free,
+                secrets=secrets,
+                on_close=partial(publisher.ended, build_id, attempt_id) if publisher else None,
+            )
+        except StorageError:
+            if publisher:
+                publisher.ended(build_id, attempt_id)
+            raise
 
 
 def collect(

@@ -10,6 +10,8 @@ from ci.config_items import MODELS, OPTIONAL, Item, nearest, project_pipelines
 from ci.layout import (
     Connection,
     Job,
+    LabelConfig,
+    Maintenance,
     Model,
     Pipeline,
     Project,
@@ -69,6 +71,11 @@ def references_exist(items: Sequence[Item], checked: Sequence[Checked]) -> Itera
             yield from _project_jobs(item, model, _names(items, "job"))
         elif isinstance(model, Job):
             yield from _job_label(item, model, items)
+            yield from _job_set(item, model, items)
+        elif isinstance(model, LabelConfig):
+            yield from _known(item, ("name",), model.name, "node label", _labels(items))
+        elif isinstance(model, Maintenance):
+            yield from _windows(item, model, items)
 
 
 def votes_do_not_collide(checked: Sequence[Checked]) -> Iterator[Problem]:
@@ -180,6 +187,35 @@ def _job_label(item: Item, job: Job, items: Iterable[Item]) -> Iterator[Problem]
             "on this machine without isolation: set `trusted: true` or use another label"
         )
         yield item.problem(("node-label",), message)
+
+
+def _labels(items: Iterable[Item]) -> frozenset[str]:
+    """The node labels that providers offer, as written."""
+    found = (item.mark.value.get("label") for item in items if item.kind == "provider")
+    return frozenset(label for label in found if isinstance(label, str))
+
+
+def _job_set(item: Item, job: Job, items: Sequence[Item]) -> Iterator[Problem]:
+    """The further nodes of a job exist, and some node can have the tags that it requires."""
+    for index, label in enumerate(job.peers):
+        yield from _known(item, ("peers", index), label, "node label", _labels(items))
+    offered: set[str] = set()
+    for other in items:
+        if other.kind == "provider" and other.mark.value.get("label") == job.node_label:
+            tags = other.mark.value.get("tags")
+            offered.update(tag for tag in tags or () if isinstance(tag, str))
+    for index, tag in enumerate(job.requires):
+        if tag not in offered:
+            message = f"no provider of the label {job.node_label!r} has the tag {tag!r}"
+            yield item.problem(("requires", index), message + nearest(tag, offered))
+
+
+def _windows(item: Item, window: Maintenance, items: Sequence[Item]) -> Iterator[Problem]:
+    """Pipelines and labels of a maintenance window exist; nodes are known at run time only."""
+    for index, name in enumerate(window.pipelines):
+        yield from _known(item, ("pipelines", index), name, "pipeline", _names(items, "pipeline"))
+    for index, name in enumerate(window.labels):
+        yield from _known(item, ("labels", index), name, "node label", _labels(items))
 
 
 def _key_file(item: Item, file: Path) -> Iterator[Problem]:

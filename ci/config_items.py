@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 from ci.layout import (
     Connection,
     Job,
+    LabelConfig,
+    Maintenance,
     Model,
     Pipeline,
     Project,
@@ -30,8 +32,10 @@ MODELS: Mapping[str, type[Model]] = {
     "project": Project,
     "provider": ProviderConfig,
     "reporter": ReporterConfig,
+    "label": LabelConfig,
+    "maintenance": Maintenance,
 }
-OPTIONAL = frozenset({"reporter"})
+OPTIONAL = frozenset({"reporter", "label", "maintenance"})
 
 Loc = tuple[str | int, ...]
 Complaint = tuple[Loc, str]
@@ -45,7 +49,7 @@ class Item:
 
     Attributes:
         file: Where it stands.
-        kind: `hypervouch`, `connection`, `pipeline`, `job`, `project` or `provider`.
+        kind: one of `MODELS`.
         mark: What it says, with positions.
     """
 

@@ -4,7 +4,7 @@
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +31,7 @@ class ConsoleLog:
         limit_bytes: Size at which one last line says that the log is cut. The run goes on.
         free_bytes: Free disk below which writing is given up.
         secrets: What must not appear.
+        on_close: Called once when nothing more will be written.
 
     Raises:
         StorageError: The file cannot be opened.
@@ -44,8 +45,10 @@ class ConsoleLog:
         limit_bytes: int,
         free_bytes: int,
         secrets: Sequence[str] = (),
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         self.path = path
+        self._on_close = on_close
         self._clock = clock
         self._limit = limit_bytes
         self._free = free_bytes
@@ -107,6 +110,8 @@ class ConsoleLog:
                 self._open = False
                 os.close(self._file)
                 self._reserve.unlink(missing_ok=True)
+                if self._on_close:
+                    self._on_close()
 
     def _note(self, text: str) -> None:
         clean = Redactor(self._secrets)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between steps 3 and 4: queued builds start, first come first served, where there is room.
+"""Between steps 3 and 4: each worker takes queued builds for itself, where there is room.
 
 Room is what the node label has: a build never occupies the engine only to wait for a node
 that others hold. Our rows are the queue; the engine makes what was started durable. A crash
@@ -10,42 +10,61 @@ builds of that server's changes wait in the queue, so that other servers' go on.
 """
 
 import threading
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable
+from typing import Any
 
+from ci import observed
 from ci.bell import Bell
+from ci.board import turn
 from ci.clock import Clock
 from ci.engine import Engine
 from ci.errors import StorageError
+from ci.layout import Layout
 from ci.log import get
-from ci.store import queue
+from ci.maintenance import closed_now
+from ci.model.build import Claim
+from ci.store import processes, queue
 from ci.store.database import Database
-from ci.store.queue import LabelRoom, QueuedBuild
-
-STUCK = timedelta(seconds=20)
-"""A merge takes less than a second; one that takes longer waits for its server."""
+from ci.telemetry import Telemetry
 
 
 class Dispatcher:
-    """Starts builds; the body of one thread.
+    """Starts builds in this process; the body of one thread.
 
     Args:
         database: Where the queue is.
         clock: Where time comes from.
         engine: Runs them.
-        slots: Builds that may run at once, over all labels.
+        worker: Name of this process.
+        slots: Builds that it may run at once, over all labels.
         bell: Rung when a build was queued or ended.
+        layout: Gives the current layout: limits of labels, maintenance.
+        halted: Whether this process must take no more just now.
+        telemetry: Where claims are counted.
     """
 
     def __init__(
-        self, database: Database, clock: Clock, engine: Engine, *, slots: int, bell: Bell
+        self,
+        database: Database,
+        clock: Clock,
+        engine: Engine,
+        *,
+        worker: str,
+        slots: int,
+        bell: Bell,
+        layout: Callable[[], Layout] | None = None,
+        halted: Callable[[], bool] = lambda: False,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._database = database
         self._clock = clock
         self._engine = engine
+        self._worker = worker
         self._slots = slots
         self._bell = bell
+        self._layout = layout
+        self._halted = halted
         self._starting = threading.Lock()
         self._stop = threading.Event()
         self._log = get("build")
@@ -53,13 +72,13 @@ class Dispatcher:
     def run(self) -> None:
         """Start builds as there is room, until `stop`."""
         while not self._stop.is_set():
+            turn()
             try:
                 self.dispatch()
             except StorageError as error:
                 self._log.error("starting builds waits", action="wait", reason=str(error))
                 self._stop.wait(2.0)
-            if not self._bell.wait(1.0):
-                self._explain()
+            self._bell.wait(1.0)
 
     def stop(self) -> None:
         """End `run`."""
@@ -68,25 +87,28 @@ class Dispatcher:
 
     def dispatch(self) -> int:
         """Start what there is room for; returns how many builds were started."""
+        started = 0
         with self._starting:
-            waiting, rooms, away = self._look()
-            chosen = _choose(waiting, rooms, self._slots, away)
-            for build_id in chosen:
-                with self._database.write() as tx:
-                    claimed = queue.claim(tx, build_id, at=self._clock.now())
-                if claimed:
-                    self._engine.submit(build_id)
-        return len(chosen)
+            while not self._stop.is_set() and not self._halted():
+                claim = self._next()
+                if claim is None:
+                    break
+                self._engine.submit(claim)
+                observed.claimed(
+                    self._telemetry, self._database, claim.build_id, at=self._clock.now()
+                )
+                started += 1
+        return started
 
     def reconcile(self) -> int:
-        """Start again what should run and does not; returns how many builds."""
+        """Start again what should run here and does not; returns how many builds."""
         with self._starting:
             with self._database.read() as tx:
-                lost = self._engine.unknown(queue.running(tx))
+                lost = self._engine.unknown(queue.running(tx, self._worker))
             self._engine.forget(lost)
-            for build_id in lost:
-                self._log.warning("build taken up again", action="reconcile", build=build_id)
-                self._engine.submit(build_id)
+            for claim in lost:
+                self._log.warning("build taken up again", action="reconcile", build=claim.build_id)
+                self._engine.submit(claim)
         return len(lost)
 
     def forget(self) -> int:
@@ -99,81 +121,16 @@ class Dispatcher:
             self._engine.forget(ended)
         return len(ended)
 
-    def _look(self) -> tuple[list[QueuedBuild], dict[str, LabelRoom], frozenset[str]]:
-        """The queue, the room there is, and the connections whose builds wait for their server."""
+    def _next(self) -> Claim | None:
+        """Claim one build; the lock that all writers share is taken only when there is one."""
         with self._database.read() as tx:
-            waiting = queue.queued(tx)
-            if not waiting:
-                return [], {}, frozenset()
-            rooms = queue.rooms(tx)
-            stuck = queue.stuck(tx, before=self._clock.now() - STUCK)
-        for one in stuck[: self._slots]:  # the engine has threads for so many more
-            room = rooms.get(one.label)
-            if room:
-                rooms[one.label] = replace(room, running=room.running - 1)
-        return waiting, rooms, frozenset(one.connection for one in stuck)
-
-    def _explain(self) -> None:
-        """Write down why builds wait, where that has changed."""
-        waiting, rooms, away = self._look()
-        reasons = _reasons(waiting, rooms, self._slots, away)
-        changed = {b.build_id: reasons[b.build_id] for b in waiting}
-        changed = {i: r for i, r in changed.items() if r != _said(waiting, i)}
-        if changed:
-            with self._database.write() as tx:
-                queue.explain_waiting(tx, changed)
-
-
-def _said(waiting: Sequence[QueuedBuild], build_id: str) -> str:
-    return next(b.waiting for b in waiting if b.build_id == build_id)
-
-
-def _choose(
-    waiting: Sequence[QueuedBuild],
-    rooms: dict[str, LabelRoom],
-    slots: int,
-    away: Collection[str] = (),
-) -> tuple[str, ...]:
-    """Ids of the builds to start, oldest first; pure."""
-    free = slots - sum(room.running for room in rooms.values())
-    left = {label: room.usable - room.running for label, room in rooms.items()}
-    chosen: list[str] = []
-    for build in waiting:
-        if len(chosen) >= free:
-            break
-        if left.get(build.label, 0) > 0 and build.connection not in away:
-            left[build.label] -= 1
-            chosen.append(build.build_id)
-    return tuple(chosen)
-
-
-def _reasons(
-    waiting: Sequence[QueuedBuild],
-    rooms: dict[str, LabelRoom],
-    slots: int,
-    away: Collection[str] = (),
-) -> dict[str, str]:
-    """Why each build waits, by build id; pure."""
-    before: dict[str, int] = {}
-    reasons: dict[str, str] = {}
-    for build in waiting:
-        if build.connection in away:
-            reasons[build.build_id] = f"the review server of {build.connection} is away"
-            continue
-        ahead = before.get(build.label, 0)
-        before[build.label] = ahead + 1
-        reasons[build.build_id] = _reason(build.label, rooms.get(build.label), ahead, slots)
-    return reasons
-
-
-def _reason(label: str, room: LabelRoom | None, ahead: int, slots: int) -> str:
-    if room is None:
-        return f"no provider offers a node with label {label}"
-    queue_note = f", {ahead} before it" if ahead else ", next in line"
-    trouble = f" ({room.trouble})" if room.trouble else ""
-    if not room.usable:
-        return f"no {label} node is usable{trouble}"
-    if room.running >= room.usable:
-        busy = f"all {room.usable} {label} nodes are" if room.usable > 1 else f"the {label} node is"
-        return f"{busy} busy{queue_note}{trouble}"
-    return f"all {slots} slots of this installation are busy{queue_note}"
+            at = processes.now(tx, self._clock)
+            wanted: dict[str, Any] = {"worker": self._worker, "slots": self._slots, "at": at}
+            if self._layout is not None:
+                layout = self._layout()
+                wanted["limits"] = layout.label_slots
+                wanted["closed"] = closed_now(layout.maintenance, at)
+            if not queue.could_start(tx, **wanted):
+                return None
+        with self._database.write() as tx:
+            return queue.claim_next(tx, **wanted)

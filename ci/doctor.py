@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from ci import settings
+from ci.clock import SystemClock
+from ci.disk_guard import DiskGuard
+from ci.doctor_rows import looks
 from ci.errors import HypervouchError
 from ci.gerrit.rest import GerritRest
 from ci.gerrit.ssh import PinnedConnection
 from ci.layout import Connection, Layout, Pipeline, ProviderConfig, ReporterConfig, VotePolicy
+from ci.log_shelf import open_shelf
 from ci.reporters.table import driver as notifier_driver
+from ci.store.database import Database
 from nodes.health import preflight
 from nodes.providers.table import driver
 
@@ -39,6 +44,9 @@ class Finding:
 def examine(layout: Layout) -> Iterator[Finding]:
     """Try the disk, every connection, the first node of every provider, every reporter."""
     yield _try("disk", partial(_disk, layout))
+    yield from _rows(layout)
+    if layout.service.log_store:
+        yield _try("log store", partial(_log_store, layout))
     for connection in layout.connections:
         name = f"connection {connection.name}"
         yield _try(f"{name}, SSH and the right Stream Events", partial(_stream, connection))
@@ -50,6 +58,22 @@ def examine(layout: Layout) -> Iterator[Finding]:
         yield _try(f"provider {config.name}", partial(_provider, layout, config))
     for reporter in layout.reporters:
         yield _try(f"reporter {reporter.name}", partial(_reporter, reporter))
+
+
+def _rows(layout: Layout) -> Iterator[Finding]:
+    """What the database tells; nothing where nothing was ever run."""
+    try:
+        database = Database.that_ran(layout.service)
+    except HypervouchError as error:
+        yield Finding(what="database", good=False, message=error.message, hint=error.hint)
+        return
+    if database is None:
+        return
+    try:
+        for what, look in looks(layout, database, SystemClock()):
+            yield _try(what, look)
+    finally:
+        database.close()
 
 
 def _try(what: str, look: Callable[[], str]) -> Finding:
@@ -68,7 +92,24 @@ def _disk(layout: Layout) -> str:
             f"{place} has {free_mib} MiB free; new builds wait below {service.free_disk_mib} MiB",
             hint="make room, or lower free-disk-mib",
         )
+    guard = DiskGuard(
+        place,
+        SystemClock(),
+        high_percent=service.disk_high_water_percent,
+        budget_bytes=service.disk_budget_mib * MIB if service.disk_budget_mib else None,
+        folders=(service.state_dir / "logs", service.state_dir / "git"),
+    )
+    if reason := guard.reason():
+        raise HypervouchError(
+            f"no new builds are started: {reason}",
+            hint="make room, keep logs for fewer days, or raise disk-high-water-percent",
+        )
     return f"{place} has {free_mib} MiB free"
+
+
+def _log_store(layout: Layout) -> str:
+    shelf = open_shelf(layout.service)
+    return shelf.probe() if shelf else "logs stay in the state directory"
 
 
 def _stream(connection: Connection) -> str:

@@ -9,6 +9,7 @@ HypervouchError(message, hint, retryable)   who acts        Result              
   ChangeError: MergeConflict,               author          MERGE_CONFLICT      as configured
                DependencyError
   NodeError: NodeUnavailable, LeaseLost     operator        NODE_FAILURE, LOST  none, retried
+                              ClaimLost
   RunError: RunTimeout, HarnessBroken       operator        TIMED_OUT, ERROR    none
   CollectError                              operator        POST_FAILURE        none
   ReporterError: NoticeRefused              receiver        -                   -
@@ -72,6 +73,10 @@ class NodeUnavailable(NodeError):
 
 class LeaseLost(NodeError):
     """The lease ended under the build: its results are evidence, not a vote."""
+
+
+class ClaimLost(LeaseLost):
+    """Another process runs the build by now: what this one found is evidence, not a vote."""
 
 
 class RunError(HypervouchError):

@@ -136,12 +136,12 @@ def _facts(rest: GerritRest, number: int) -> ChangeFacts:
 
 
 def _stored(layout: Layout, connection: Connection, facts: ChangeFacts) -> _Stored:
-    state_dir = layout.service.state_dir
-    if not (state_dir / "hypervouch.db").is_file():
+    found = Database.that_ran(layout.service)
+    if found is None:
         return _Stored()
     at = (connection.name, facts.change.number, facts.patchset.number)
     kinds = {pipeline.name: pipeline.skip_kinds for pipeline in layout.pipelines}
-    with closing(Database.in_directory(state_dir)) as database:
+    with closing(found) as database:
         with database.read() as tx:
             has_run, unjudged = history.ran(tx, *at), history.unjudged(tx, *at, kinds)
         detail = change_detail(database, facts.change.number, connection=connection.name)

@@ -22,12 +22,15 @@ from ci.model.change import REVISION
 
 FETCH_S = 900.0
 TIDY_S = 3600.0
+TIDY_EVERY_S = 24 * 3600.0
+TIDY_WAIT_S = 1.0
 LOCK_S = 1800.0
 # Fetches of one project that may run at once; each has refs of its own.
 SLOTS = 8
 # Objects that nothing refers to are kept for as long as a build may need its merged tree.
 KEEP = "2.weeks.ago"
 _READY = "hypervouch-ready"
+_TIDIED = "hypervouch-tidied"
 _REFS = "refs/hypervouch"
 _FETCH = (
     *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
@@ -190,16 +193,28 @@ class GitCache:
         )
 
     def tidy(self) -> None:
-        """Pack what the caches gathered and drop what nobody needs; for quiet hours.
+        """Pack what the caches gathered and drop what nobody needs, once a day each.
+
+        A cache in use is left for the next call: nobody who fetches is made to wait for it.
 
         Raises:
             StorageError: git refused.
         """
         for ready in self._cache_dir.rglob(_READY):
             git_dir = ready.parent
-            with _locked(_locks(git_dir) / "cache", exclusive=True):
+            tidied = git_dir / _TIDIED
+            if tidied.exists() and time.time() - tidied.stat().st_mtime < TIDY_EVERY_S:
+                continue
+            with ExitStack() as held:
+                try:
+                    held.enter_context(
+                        _locked(_locks(git_dir) / "cache", exclusive=True, patience_s=TIDY_WAIT_S)
+                    )
+                except TimeoutError:
+                    continue
                 try:
                     self.git(git_dir, "gc", "--quiet", f"--prune={KEEP}", timeout_s=TIDY_S)
+                    tidied.touch()
                 except proc.CommandFailed as error:
                     self.distrust(git_dir)
                     raise StorageError(
@@ -262,15 +277,15 @@ def _drop_stale_locks(git_dir: Path, slot: int) -> None:
 
 
 @contextmanager
-def _locked(path: Path, *, exclusive: bool) -> Iterator[None]:
+def _locked(path: Path, *, exclusive: bool, patience_s: float = LOCK_S) -> Iterator[None]:
     """Hold a lock that threads and processes respect and that dies with its holder."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        for _ in proc.wait_until(time.monotonic() + LOCK_S, every_s=0.005):
+        for _ in proc.wait_until(time.monotonic() + patience_s, every_s=0.005):
             if _try_lock(handle, exclusive=exclusive):
                 break
         else:
-            raise TimeoutError(f"{path} is held by another process for {LOCK_S:g} s")
+            raise TimeoutError(f"{path} is held by another process for {patience_s:g} s")
         yield
     finally:
         os.close(handle)

@@ -21,7 +21,7 @@ Verdict. Pure: the one table of who gets -1.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ci.layout import ConflictPolicy, Pipeline, VotePolicy
 from ci.model.build import AttemptKind, AttemptRecord
@@ -35,6 +35,7 @@ from ci.model.result import (
     Verdict,
     Vote,
 )
+from ci.retry import Quota, told
 
 INTERRUPTION_LIMIT = 10
 TIP = "the branch tip"
@@ -46,12 +47,12 @@ class BuildRules:
     """What the judge needs of the layout for one build.
 
     Attributes:
-        node_attempts: Nodes tried for each kind of attempt before giving up.
+        quota: How often each kind of attempt is made again.
         known_failure_vote: Vote when all that fails also fails on the branch tip: 1 or 0.
         base: What the baseline tests, in words.
     """
 
-    node_attempts: int = 3
+    quota: Quota = field(default_factory=Quota)
     known_failure_vote: int = 1
     base: str = TIP
 
@@ -88,6 +89,13 @@ def next_step(
     if not any(o.status.bad for o in check.outcomes):
         return _judge_pass(check)
     return _compare(check, attempts, baselines, rules)
+
+
+def canceled(reason: str) -> Judgement:
+    """The judgement of a build that nobody wants any more, whatever was found."""
+    return Judgement(
+        result=Result.CANCELED, failure_class=FailureClass.CANCELED, vote=0, reason=reason
+    )
 
 
 def _compare(
@@ -133,7 +141,11 @@ def _ended(attempt: AttemptRecord) -> Judgement:
 def _after_trouble(
     attempts: Sequence[AttemptRecord], kind: AttemptKind, rules: BuildRules
 ) -> AttemptKind | Judgement:
-    """Try another node, within the quota; an empty run is not worth a second try."""
+    """Try another node, within the quota; an empty run is not worth a second try.
+
+    What we interrupted ourselves counts against no quota, and has a limit of its own: a build
+    that kills its worker each time comes to an end.
+    """
     tried = [a for a in attempts if a.kind is kind]
     empty = next((a for a in tried if a.result is Result.ERROR), None)
     if empty and kind is AttemptKind.CHECK:
@@ -145,13 +157,15 @@ def _after_trouble(
             attempts_compared=(empty.attempt_id,),
         )
     counted = [a for a in tried if not a.interrupted]
-    interruptions = len(tried) - len(counted)
-    if len(counted) < rules.node_attempts and interruptions < INTERRUPTION_LIMIT:
-        return kind
-    return _gave_up(tried, kind, rules)
+    used_up = rules.quota.used_up(counted)
+    if not used_up and len(tried) - len(counted) >= INTERRUPTION_LIMIT:
+        used_up = f"interrupted {INTERRUPTION_LIMIT} times"
+    return _gave_up(tried, kind, rules, used_up) if used_up else kind
 
 
-def _gave_up(tried: Sequence[AttemptRecord], kind: AttemptKind, rules: BuildRules) -> Judgement:
+def _gave_up(
+    tried: Sequence[AttemptRecord], kind: AttemptKind, rules: BuildRules, used_up: str
+) -> Judgement:
     last = tried[-1]
     purpose = {
         AttemptKind.CHECK: "the patch could not be tested",
@@ -164,7 +178,8 @@ def _gave_up(tried: Sequence[AttemptRecord], kind: AttemptKind, rules: BuildRule
         result=Result.RETRY_LIMIT if nodes > 1 else last.result,
         failure_class=FailureClass.INFRA,
         vote=0,
-        reason=f"{purpose} in {nodes} {'try' if nodes == 1 else 'tries'}: {trouble}",
+        reason=f"{purpose} in {nodes} {'try' if nodes == 1 else 'tries'}: {trouble}; "
+        f"{used_up}{f': {told(tried)}' if nodes > 1 else ''}",
         attempts_compared=tuple(a.attempt_id for a in tried),
     )
 

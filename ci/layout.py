@@ -10,6 +10,9 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from ci.cron import trigger
+from ci.layout_database import DatabaseUrl
+from ci.layout_retention import Retention
 from ci.layout_rules import (
     ApprovalRule,
     ConflictPolicy,
@@ -27,6 +30,7 @@ from ci.layout_rules import (
     VotePolicy,
 )
 from ci.model.notice import NoticeKind
+from ci.scheduling import Needs
 
 __all__ = [
     "ApprovalRule",
@@ -34,7 +38,10 @@ __all__ = [
     "Connection",
     "Filters",
     "Job",
+    "LabelConfig",
     "Layout",
+    "LogStoreOptions",
+    "Maintenance",
     "Model",
     "Pipeline",
     "Project",
@@ -42,6 +49,7 @@ __all__ = [
     "ProviderConfig",
     "RecheckLimit",
     "ReporterConfig",
+    "Retention",
     "SecretRef",
     "Service",
     "StalePolicy",
@@ -63,6 +71,17 @@ class SecretRef(Model):
         if (self.from_env is None) == (self.from_file is None):
             raise ValueError("give exactly one of from-env and from-file")
         return self
+
+
+class LogStoreOptions(Model):
+    """How an S3 bucket is reached; AWS's own variables and roles count where a key is absent."""
+
+    endpoint: str = Field(
+        default="", pattern=r"^(https?://\S+)?$", description="Of a server that is not AWS"
+    )
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]+$")
+    access_key_id: SecretRef | None = None
+    secret_access_key: SecretRef | None = None
 
 
 class Connection(Model):
@@ -130,6 +149,23 @@ class Pipeline(Model):
     )
 
 
+class Retries(Model):
+    """How often each kind of attempt is made again, by what ended it.
+
+    A class that is not named has one less than the job's `node-attempts`. In all there are at
+    most as many tries as the largest of them allows.
+    """
+
+    setup: int | None = Field(default=None, ge=0, le=20, description="No node came up, or no tree")
+    node: int | None = Field(default=None, ge=0, le=20, description="The node broke in the suite")
+    lost: int | None = Field(default=None, ge=0, le=20, description="The lease ended under it")
+    collect: int | None = Field(default=None, ge=0, le=20, description="No results came home")
+    timeout: int | None = Field(default=None, ge=0, le=20, description="The suite took too long")
+    error: int | None = Field(
+        default=None, ge=0, le=20, description="No test ran, in a baseline or a repeat"
+    )
+
+
 class Job(Model):
     """What to run on a node, for how long, and what to bring home."""
 
@@ -137,6 +173,12 @@ class Job(Model):
     suite: SuiteKind
     run: str = Field(min_length=1, description="Shell command, run on the node in the checkout")
     node_label: Name
+    peers: tuple[Name, ...] = Field(
+        default=(), max_length=15, description="Labels of further nodes, leased with the first"
+    )
+    requires: tuple[Name, ...] = Field(
+        default=(), description="Tags that its (first) node must have"
+    )
     trusted: bool = Field(default=False, description="May run on a `local` node, without isolation")
     requires_trust: bool = Field(
         default=False, description="Waits until the pipeline's trust rule is met"
@@ -145,7 +187,16 @@ class Job(Model):
     setup_timeout_s: PositiveInt = 300
     timeout_s: PositiveInt = 3600
     collect_timeout_s: PositiveInt = 120
+    interrupt_s: int = Field(default=10, ge=0, le=600, description="After SIGINT, before SIGTERM")
+    terminate_s: int = Field(default=5, ge=0, le=600, description="After SIGTERM, before SIGKILL")
+    kill_s: int = Field(default=5, ge=1, le=60, description="After SIGKILL, until all is gone")
+    teardown_timeout_s: PositiveInt = Field(
+        default=60, description="To end what runs and the machine; then the node is quarantined"
+    )
     node_attempts: int = Field(default=3, ge=1, le=10, description="Nodes tried before RETRY_LIMIT")
+    retries: Retries = Field(
+        default=Retries(), description="Tries after the first, by what went wrong"
+    )
     results: tuple[str, ...] = Field(default=(), description="Globs of JUnit files in the checkout")
     artifacts: tuple[str, ...] = Field(default=(), description="Globs of further files to keep")
     files: tuple[Regex, ...] = Field(default=(), description="Run only when a changed file matches")
@@ -153,6 +204,11 @@ class Job(Model):
         default=(), description="Skip when all changed files match"
     )
     env: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def needs(self) -> Needs:
+        """The set of nodes that it takes."""
+        return Needs(label=self.node_label, peers=self.peers, requires=frozenset(self.requires))
 
     @model_validator(mode="after")
     def _results_where_they_exist(self) -> Self:
@@ -210,11 +266,45 @@ class ProviderConfig(Model):
     name: Name
     driver: Name
     label: Name
+    tags: tuple[Name, ...] = Field(default=(), description="What jobs may require of its nodes")
 
     @property
     def options(self) -> dict[str, Any]:
         """Everything the driver's own model has to check, name and label included."""
         return {"name": self.name, "label": self.label, **(self.model_extra or {})}
+
+
+class LabelConfig(Model):
+    """A node label, where there is more to say of it than who offers it."""
+
+    name: Name
+    slots: PositiveInt | None = Field(
+        default=None, description="Nodes of this label that may be in use at once"
+    )
+
+
+class Maintenance(Model):
+    """A window of time, by the clock, in which nothing new starts at some places."""
+
+    name: Name
+    pipelines: tuple[Name, ...] = ()
+    labels: tuple[Name, ...] = ()
+    nodes: tuple[Name, ...] = ()
+    cron: str = Field(description="When it begins, in UTC: minute hour day month weekday")
+    minutes: int = Field(ge=1, le=7 * 24 * 60, description="How long it lasts")
+    why: str = Field(min_length=1, max_length=200, description="Told wherever builds wait for it")
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_line(cls, line: str) -> str:
+        trigger(line)
+        return line
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not (self.pipelines or self.labels or self.nodes):
+            raise ValueError("say where: pipelines, labels or nodes")
+        return self
 
 
 class ReporterConfig(Model):
@@ -237,16 +327,47 @@ class ReporterConfig(Model):
         return {"name": self.name, **(self.model_extra or {})}
 
 
+class TraceConfig(Model):
+    """Where traces are sent, by OTLP over HTTP."""
+
+    endpoint: str = Field(pattern=r"^https?://\S+$", description="For instance .../v1/traces")
+    service_name: Name = "hypervouch"
+    headers: dict[Name, SecretRef] = Field(
+        default_factory=dict, description="Sent with every request, such as a token"
+    )
+
+
 class Service(Model):
     """This installation: where it keeps its state and where people find it."""
 
     state_dir: Path
+    database: DatabaseUrl = ""
+    database_password: SecretRef | None = None
     url: str = Field(default="http://127.0.0.1:8088/", pattern=r"^https?://\S+$")
     listen: str = Field(default="127.0.0.1:8088", pattern=r"^\S+:\d{1,5}$")
     lease_s: PositiveInt = 60
+    leader_term_s: PositiveInt = Field(
+        default=15, description="After so long without a renewal another process leads"
+    )
     worker_slots: int = Field(default=4, ge=1, le=64)
     log_limit_mib: PositiveInt = 1024
     free_disk_mib: PositiveInt = 256
+    disk_high_water_percent: int = Field(
+        default=90, ge=20, le=99, description="At so much use of the disk no new build is started"
+    )
+    disk_budget_mib: PositiveInt | None = Field(
+        default=None, description="What logs and caches of this process may fill"
+    )
+    log_store: str = Field(
+        default="",
+        pattern=r"^(file:///\S+|s3://[a-z0-9][a-z0-9.-]*(/[A-Za-z0-9._/-]*)?)?$",
+        description="Where all processes read logs: file:///DIRECTORY or s3://BUCKET/PREFIX",
+    )
+    log_store_options: LogStoreOptions = LogStoreOptions()
+    log_mirror_mib: PositiveInt = Field(
+        default=2048, description="Local copies of what the log store has"
+    )
+    retention: Retention = Retention()
     operator_token: SecretRef | None = Field(
         default=None, description="Lets operators act on the pages; without it pages only show"
     )
@@ -256,6 +377,12 @@ class Service(Model):
     undelivered_after_s: PositiveInt = Field(
         default=900, description="When a review that cannot be given becomes a notice"
     )
+    health_listen: str | None = Field(
+        default=None,
+        pattern=r"^\S+:\d{1,5}$",
+        description="Where a process without pages serves /healthz, /readyz and /metrics",
+    )
+    traces: TraceConfig | None = Field(default=None, description="Sends traces of every build")
 
     @field_validator("url")
     @classmethod
@@ -276,6 +403,13 @@ class Layout(Model):
     projects: tuple[Project, ...] = Field(min_length=1)
     providers: tuple[ProviderConfig, ...] = Field(min_length=1)
     reporters: tuple[ReporterConfig, ...] = ()
+    labels: tuple[LabelConfig, ...] = ()
+    maintenance: tuple[Maintenance, ...] = ()
+
+    @property
+    def label_slots(self) -> dict[str, int]:
+        """Nodes of a label that may be in use at once, where that is limited."""
+        return {one.name: one.slots for one in self.labels if one.slots is not None}
 
     def connection(self, name: str) -> Connection:
         """The connection of that name; the cross-check made sure that it exists."""

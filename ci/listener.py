@@ -14,14 +14,17 @@ from datetime import datetime
 from typing import Protocol
 
 from ci.backoff import Backoff
+from ci.board import turn
 from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
 from ci.gerrit.history import Reading
 from ci.gerrit.parse import Ignored, MalformedEvent, parse_line
 from ci.log import get
+from ci.metrics import silence_of
 from ci.model.event import BranchMoved, Event, EventKind
 from ci.store import approvals, branches, events
 from ci.store.database import Database
+from ci.telemetry import Telemetry
 
 SETTLED_S = 10.0
 SILENCE_S = 60.0
@@ -78,6 +81,7 @@ class Listener:
         on_stored: Called when a new event was stored.
         owed: By project that is watched here, which pipelines report after which kind of event.
         silence_s: After so long without a line `check_silence` asks the server.
+        telemetry: Where lines and catch-ups are counted.
     """
 
     def __init__(
@@ -92,8 +96,10 @@ class Listener:
         on_stored: Callable[[], None],
         owed: Owed | None = None,
         silence_s: float = SILENCE_S,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.name = name
+        self._metrics = (telemetry or Telemetry()).metrics
         self._database = database
         self._clock = clock
         self._open_stream = open_stream
@@ -102,7 +108,8 @@ class Listener:
         self._on_stored = on_stored
         self._owed = owed or {}
         self._silence_s = silence_s
-        self._heard_at_s = clock.monotonic_s()
+        self._heard_at_s = clock.monotonic_s()  # or when it was asked, see `check_silence`
+        self._line_at_s = self._heard_at_s
         self._begun = False  # there is a watermark; none is ever taken away
         self._stop = threading.Event()
         self._caught_up = threading.Event()
@@ -115,11 +122,14 @@ class Listener:
 
     def run(self) -> None:
         """Connect, listen, connect again, until `stop`; the body of one thread."""
+        silence_of(self._metrics, self.name, self.silent_s)
         backoff = Backoff(most_s=10.0)
         while not self._stop.is_set():
+            turn()
             self._open_gap()
             self._connected_at_s = 0.0
             error = self._listen()
+            self._metrics.connected.labels(self.name).set(0)
             if (
                 self._connected_at_s
                 and self._clock.monotonic_s() - self._connected_at_s > SETTLED_S
@@ -130,6 +140,23 @@ class Listener:
             pause_s = backoff.next_s()
             self._state("away", f"{error}; next try in {pause_s:.0f} s")
             self._stop.wait(pause_s)
+        self._metrics.silence.remove(self.name)
+
+    def silent_s(self) -> float:
+        """Seconds since the last line, or since the stream was opened."""
+        return self._clock.monotonic_s() - self._line_at_s
+
+    def standing(self) -> str:
+        """That all events are here up to now.
+
+        Raises:
+            ReviewServerError: They are not, and why.
+        """
+        if not self._connected_at_s:
+            raise ReviewServerError("the event stream is not open")
+        if not self._caught_up.is_set():
+            raise ReviewServerError("the event stream is open, missed events are being read")
+        return f"the event stream is open and caught up, last line {self.silent_s():.0f} s ago"
 
     def stop(self) -> None:
         """End `run` promptly."""
@@ -156,7 +183,9 @@ class Listener:
         """
         self._open_gap()
         self._history.reconnected()
-        self._connected_at_s = self._heard_at_s = self._clock.monotonic_s()
+        now_s = self._clock.monotonic_s()
+        self._connected_at_s = self._heard_at_s = self._line_at_s = now_s
+        self._metrics.connected.labels(self.name).set(1)
         self._state("connected", "")
         threading.Thread(
             target=self._catch_up_until_done, name=f"catch-up-{self.name}", daemon=True
@@ -179,7 +208,8 @@ class Listener:
 
     def take_lines(self, lines: Sequence[bytes]) -> None:
         """Store lines of the stream, all in one go; the reader waits while the disk is full."""
-        self._heard_at_s = self._clock.monotonic_s()
+        self._heard_at_s = self._line_at_s = self._clock.monotonic_s()
+        self._metrics.lines.labels(self.name).inc(len(lines))
         told: list[Event | BranchMoved] = []
         malformed = unknown = 0
         for line in lines:
@@ -195,6 +225,8 @@ class Listener:
                 told.append(one)
         if told:
             self._patiently(lambda: self._store(told))
+        ignored = len(lines) - malformed - unknown - len(told)
+        self._count(malformed=malformed, unknown=unknown, ignored=ignored)
         if malformed or unknown:
             self._patiently(
                 lambda: events.count_lines(
@@ -225,13 +257,20 @@ class Listener:
             move_watermark=self._caught_up.is_set(),
             own_username=self._own_username,
         )
+        self._count(stored=new, known=len(told) - new)
         if new:
             self._on_stored()
+
+    def _count(self, **outcomes: int) -> None:
+        for outcome, count in outcomes.items():
+            if count:
+                self._metrics.events.labels(self.name, outcome).inc(count)
 
     def _patiently(self, write: Callable[[], None]) -> None:
         """Repeat a write until the disk takes it; what is unread stays with the server."""
         backoff = Backoff()
         while not self._stop.is_set():
+            turn()
             try:
                 write()
             except StorageError as error:
@@ -267,7 +306,7 @@ class Listener:
             ReviewServerError: The server did not answer; nothing is lost by trying again.
             StorageError: The disk did not take it; likewise.
         """
-        with self._catching_up:
+        with self._catching_up, self._metrics.catch_up(self.name):
             gap = self._gap
             since = events.watermark(self._database, self.name)
             if since is None:
@@ -283,6 +322,7 @@ class Listener:
                 )
             events.advance_watermark(self._database, self.name, until)
             self._close_gap(gap)
+        self._metrics.caught_up.labels(self.name).inc(found)
         self._log.info("caught up", action="catch-up", found=found)
         return found
 

@@ -15,16 +15,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import settings
+from ci.clock import SystemClock
 from ci.errors import ConfigError
 from ci.layout import Layout
-from ci.store import notices, schema
+from ci.log_mirror import Mirror
+from ci.log_shelf import open_shelf
+from ci.store import notices, pins, schema
 from ci.store.database import Database
 from ci.store.outbox import OPEN
 from ci.store.reads import all_nodes, build_detail, builds_page
-from ci.store.reads.records import AttemptDetail, BuildDetail, BuildFilter
+from ci.store.reads.records import AttemptDetail, BuildDetail, BuildFilter, BuildRecord
 
 FOLLOW_S = 0.3
 PIPE_WIDTH = 240
+HOURS_FROM = 120
 ENDED = frozenset({"done", "canceled"})
 
 
@@ -38,15 +42,15 @@ def open_database(config: Path) -> Database:
     Raises:
         ConfigError: The configuration is wrong, or nothing was ever run with it.
     """
-    state_dir = _layout(config).service.state_dir
-    if not (state_dir / "hypervouch.db").is_file():
-        raise ConfigError(
-            f"nothing was ever run in {state_dir}", hint="start it with `hypervouch serve`"
-        )
-    return Database.in_directory(state_dir)
+    service = _layout(config).service
+    if (database := Database.that_ran(service)) is None:
+        where = service.database or service.state_dir
+        raise ConfigError(f"nothing was ever run in {where}", hint="start it: `hypervouch serve`")
+    return database
 
 
-def _json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print records as JSON."""
     click.echo(json.dumps(_plain(value), indent=1, default=str))
 
 
@@ -58,7 +62,8 @@ def _plain(value: object) -> Any:
     return value
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows below their headings; wide where nobody looks."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -77,17 +82,19 @@ def _when(at: datetime | None) -> str:
 def show_builds(config: Path, *, as_json: bool, limit: int, state: str | None) -> None:
     """Print builds, newest first."""
     page = builds_page(open_database(config), BuildFilter(state=state), limit=limit)
+    now = SystemClock().now()
     if as_json:
-        _json(page.builds)
+        print_json(page.builds)
         return
-    _table(
-        ("build", "change", "job", "state", "result", "evidence", "queued", "why"),
+    print_table(
+        ("build", "change", "job", "state", "line", "result", "evidence", "queued", "why"),
         (
             (
                 b.id,
                 f"{b.change_number},{b.patchset}",
                 b.job,
                 b.state,
+                place_words(b, now),
                 b.result,
                 b.grade,
                 _when(b.queued_at),
@@ -98,14 +105,27 @@ def show_builds(config: Path, *, as_json: bool, limit: int, state: str | None) -
     )
 
 
+def place_words(build: BuildRecord, now: datetime) -> str:
+    """Where a waiting build stands in its line, and when it may start; empty for others."""
+    if build.state != "queued" or build.position is None:
+        return ""
+    if build.eta_at is None:
+        return f"{build.position}, start unknown"
+    minutes = max(0, round((build.eta_at - now).total_seconds() / 60))
+    start = f"in {minutes} min" if minutes < HOURS_FROM else f"in {minutes / 60:.0f} h"
+    return f"{build.position}, {start} ({build.eta_at:%H:%MZ})"
+
+
 def show_build(config: Path, build_id: str, *, as_json: bool) -> None:
     """Print one build."""
     detail = _detail(open_database(config), build_id)
     if as_json:
-        _json(detail)
+        print_json(detail)
         return
     build = detail.build
     click.echo(f"{build.result or build.state}: {build.reason or build.waiting}")
+    if place := place_words(build, SystemClock().now()):
+        click.echo(f"place in the line of {build.node_label}: {place}")
     click.echo(
         f"{build.job} on change {build.change_number},{build.patchset} of {build.project}: "
         f"{build.subject}"
@@ -113,7 +133,7 @@ def show_build(config: Path, build_id: str, *, as_json: bool) -> None:
     for finding in detail.judgement.findings if detail.judgement else ():
         click.echo(f"  {finding.failure_class}: {finding.test_id}: {finding.reason}")
         click.echo(f"    {finding.message}")
-    _table(
+    print_table(
         ("attempt", "kind", "result", "node", "evidence", "hypervisor", "error"),
         (
             (a.number, a.kind, a.result or a.phase, a.node, a.grade, a.hypervisor, a.error)
@@ -131,7 +151,8 @@ def _detail(database: Database, build_id: str) -> BuildDetail:
 
 def print_log(config: Path, build_id: str, *, follow: bool, number: int | None) -> None:
     """Print the log of an attempt, and with `follow` all that still comes."""
-    state_dir = _layout(config).service.state_dir
+    service = _layout(config).service
+    mirror = Mirror(service.state_dir / "logs", open_shelf(service), service.log_mirror_mib << 20)
     database = open_database(config)
     place = 0
     shown = ""
@@ -141,11 +162,37 @@ def print_log(config: Path, build_id: str, *, follow: bool, number: int | None) 
         if attempt:
             if attempt.id != shown:
                 shown, place = attempt.id, 0
-            file = state_dir / "logs" / build_id / attempt.id / "console.log"
+            mirror.console(build_id, attempt.id)
+            file = mirror.spool / build_id / attempt.id / "console.log"
             place = _print_from(file, place)
         if not follow or detail.build.state in ENDED:
+            if not place:
+                _say_why_none(database, mirror, build_id)
             return
         time.sleep(FOLLOW_S)
+
+
+def _say_why_none(database: Database, mirror: Mirror, build_id: str) -> None:
+    """Say on the error stream why there is no log to print."""
+    day, _ = pins.keeping(database, build_id)
+    if day:
+        click.echo(f"the logs of this build were removed on {day}, by retention", err=True)
+    elif mirror.trouble:
+        click.echo(f"the log cannot be fetched: {mirror.trouble}", err=True)
+    else:
+        click.echo("there is no log yet, or it is not published yet", err=True)
+
+
+def show_pins(config: Path, *, as_json: bool) -> None:
+    """Print pinned builds."""
+    found = pins.pins(open_database(config))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("build", "since", "by", "why"),
+        ((one.build_id, _when(one.at), one.by, one.why) for one in found),
+    )
 
 
 def _attempt(detail: BuildDetail, number: int | None) -> AttemptDetail | None:
@@ -173,9 +220,9 @@ def show_nodes(config: Path, *, as_json: bool) -> None:
     """Print nodes."""
     rows = all_nodes(open_database(config))
     if as_json:
-        _json(rows)
+        print_json(rows)
         return
-    _table(
+    print_table(
         ("node", "label", "health", "held by build", "checked", "why"),
         ((n.name, n.label, n.state, n.build_id, _when(n.checked_at), n.reason) for n in rows),
     )
@@ -190,9 +237,9 @@ def show_outbox(config: Path, *, as_json: bool, everything: bool) -> None:
     with open_database(config).read() as tx:
         rows = [dict(row) for row in tx.execute(query).mappings()]
     if as_json:
-        _json(rows)
+        print_json(rows)
         return
-    _table(
+    print_table(
         ("id", "server", "change", "vote", "state", "by", "tries", "next try", "why"),
         (
             (
@@ -217,9 +264,9 @@ def show_notices(config: Path, *, as_json: bool, everything: bool) -> None:
     with open_database(config).read() as tx:
         lines = notices.listing(tx, reporters, everything=everything)
     if as_json:
-        _json(lines)
+        print_json(lines)
         return
-    _table(
+    print_table(
         ("reporter", "notice", "state", "tries", "next try", "why", "about"),
         (
             (

@@ -1,12 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""structlog set-up: one canonical line per unit of work, on standard error."""
+"""structlog set-up: one canonical line per unit of work, on standard error.
 
+Every line says when, how bad, which step of the flow and which action, and who: the fields
+stand in docs/reference/logs.md. No line shows a secret that was resolved in this process.
+"""
+
+import json
 import logging
+import re
 import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
 
 import structlog
 
 from ci.errors import ConfigError
+
+MARK = "[redacted]"
+MIN_SECRET = 6
+"""Shorter ones occur by chance, and marks all over a log would give them away."""
+
+
+class _Who:
+    """This process, as it is named in every line."""
+
+    fields: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
+
+
+class _Hidden:
+    """What no line may show; grows only."""
+
+    lock = threading.Lock()
+    forms: frozenset[str] = frozenset()
+    pattern: re.Pattern[str] | None = None
 
 
 def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
@@ -28,6 +56,7 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _name_process,
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -46,9 +75,11 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _redact_values,
                 renderer,
+                _redact,
             ],
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _of_library],
         )
     )
     root = logging.getLogger()
@@ -64,3 +95,64 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines carry `step=name`; bind what else identifies the work."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(step=name)
     return logger
+
+
+def identify(process: str, roles: Sequence[str]) -> None:
+    """Name this process in every line from now on.
+
+    Args:
+        process: Its name.
+        roles: What it does.
+    """
+    _Who.fields = {"process": process, "role": ",".join(roles)}
+
+
+def hide(*secrets: str) -> None:
+    """Show these in no line from now on, also as they look in a URL or inside quotes."""
+    found = {
+        form
+        for text in secrets
+        if len(text) >= MIN_SECRET
+        for form in (text, quote(text, safe=""), json.dumps(text)[1:-1], repr(text)[1:-1])
+    }
+    if found <= _Hidden.forms:
+        return
+    with _Hidden.lock:
+        _Hidden.forms |= found
+        # The longest first: a secret inside another one must not leave the rest of it behind.
+        ordered = sorted(_Hidden.forms, key=len, reverse=True)
+        _Hidden.pattern = re.compile("|".join(map(re.escape, ordered)))
+
+
+def shown(text: str) -> str:
+    """A text without the secrets that `hide` was told of."""
+    return _Hidden.pattern.sub(MARK, text) if _Hidden.pattern else text
+
+
+def _redact_values(
+    _logger: Any, _method: str, event_dict: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Before texts are quoted: a traceback that quotes a secret is quoted once more."""
+    return {k: shown(v) if isinstance(v, str) else v for k, v in event_dict.items()}
+
+
+def _redact(_logger: Any, _method: str, line: Any) -> Any:
+    """The last processor: what comes here is the finished line."""
+    return shown(line) if isinstance(line, str) else line
+
+
+def _name_process(
+    _logger: Any, _method: str, event_dict: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    for name, value in _Who.fields.items():
+        event_dict.setdefault(name, value)
+    return event_dict
+
+
+def _of_library(
+    _logger: Any, _method: str, event_dict: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """A library's line has no step of the flow; `logger` says whose it is."""
+    event_dict.setdefault("step", "library")
+    event_dict.setdefault("action", "log")
+    return event_dict

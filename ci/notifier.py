@@ -8,28 +8,39 @@ order of the notices, so the oldest one that is owed holds up those behind it: u
 delivered, or until the receiver has refused it for good.
 """
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import timedelta
 
 import sqlalchemy as sa
 
 from ci.backoff import Backoff
 from ci.bell import Bell
+from ci.board import turn
 from ci.clock import Clock
 from ci.errors import ConfigError, HypervouchError, NoticeRefused, ReporterError, StorageError
 from ci.layout import Layout, ReporterConfig
+from ci.leadership import Leadership
 from ci.log import get
 from ci.notice_texts import trial_notice
 from ci.reporters.notifier import Notifier
 from ci.reporters.table import driver
-from ci.store import notices
+from ci.store import leaders, notices
 from ci.store.database import Database
+from ci.store.moment import moment
 from ci.store.notices import Waiting
+from ci.store.sending import Sender
+from ci.telemetry import Telemetry
 
 LOOK_S = 10.0  # the bell rings for most notices; this finds the rest
 DISK_S = 5.0
 MOST_PAUSE_S = 3600.0
+SENDING_S = 120.0
+"""For so long deliveries that were taken in hand are nobody else's."""
+DELIVER_S = 60.0
+"""A delivery is begun only when it is ours for so long still."""
 REFUSALS = 5  # of one notice alone, until it is dropped
 _Write = Callable[[sa.Connection], None]
 
@@ -43,6 +54,9 @@ class NoticeRelay:
         clock: Where time comes from.
         notifier: How to tell.
         bell: Rung when a notice was written.
+        sender: Who takes deliveries in hand; this object alone by default.
+        leadership: Under which it delivers; that of the only process by default.
+        telemetry: Where tries are counted.
     """
 
     def __init__(
@@ -53,13 +67,19 @@ class NoticeRelay:
         notifier: Notifier,
         *,
         bell: Bell,
+        sender: Sender | None = None,
+        leadership: Leadership | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._name = config.name
+        self._tries = (telemetry or Telemetry()).metrics.notices
         self._kinds = frozenset(config.notices)
         self._database = database
         self._clock = clock
         self._notifier = notifier
         self._bell = bell
+        self._sender = sender or Sender(name="", incarnation=secrets.token_hex(8))
+        self._leadership = leadership or Leadership.sole(f"notify:{self._name}")
         self._stop = threading.Event()
         self._unwritten: list[_Write] = []
         self._away = Backoff(first_s=1.0, factor=2.0, most_s=300.0)
@@ -79,6 +99,7 @@ class NoticeRelay:
     def run(self) -> None:
         """Deliver notices as they come, until `stop`."""
         while not self._stop.is_set():
+            turn()
             try:
                 pause_s = self.deliver_due()
             except StorageError as error:
@@ -113,9 +134,29 @@ class NoticeRelay:
         # A pause beyond the longest comes of a clock that was set back.
         if 0 < pause_s <= MOST_PAUSE_S:
             return min(pause_s, LOOK_S)
-        self._try(owed[:1] if self._one_by_one else owed)
+        chosen = owed[:1] if self._one_by_one else owed
+        if not self._take(chosen):
+            return LOOK_S
+        self._try(chosen)
         self._write()
         return 0.0
+
+    def _take(self, owed: Sequence[Waiting]) -> bool:
+        """Take deliveries in hand; False where they are not ours to make.
+
+        What is left is a process that stands still between this answer and the receiver's,
+        for longer than a delivery may take: the notice's identity tells the receiver.
+        """
+        began_s = self._clock.monotonic_s()
+        with self._database.write() as tx:
+            if not leaders.is_newest(tx, self._leadership.name, self._leadership.token):
+                return False
+            now = moment(tx, self._clock)
+            until = now + timedelta(seconds=SENDING_S)
+            ids = [one.id for one in owed]
+            taken = notices.take(tx, ids, sender=self._sender, now=now, until=until)
+        left_s = began_s + SENDING_S - self._clock.monotonic_s()
+        return taken and self._leadership.holds and left_s > DELIVER_S
 
     def _take_up(self) -> None:
         with self._database.read() as tx:
@@ -127,6 +168,7 @@ class NoticeRelay:
     def _try(self, owed: Sequence[Waiting]) -> None:
         """Deliver these notices, or put them off with the reason."""
         told = [one.notice for one in owed]
+        outcome = "failed"
         try:
             said = self._notifier.deliver(told)
         except NoticeRefused as error:
@@ -138,8 +180,11 @@ class NoticeRelay:
             self._log.exception("a bug in this program or in a driver", action="bug")
             self._refused(owed, f"a bug: {type(error).__name__}: {error}")
         else:
+            outcome = "delivered"
             self._answered()
             self._settle(owed, "delivered", said)
+        finally:
+            self._tries.labels(self._name, outcome).inc(len(told))
 
     def _answered(self) -> None:
         """The receiver works and knows us."""
@@ -176,7 +221,10 @@ class NoticeRelay:
 
     def _put_off(self, owed: Sequence[Waiting], reason: str, pause_s: float) -> None:
         ids, next_at = [one.id for one in owed], self._clock.now() + timedelta(seconds=pause_s)
-        self._unwritten.append(lambda tx: notices.postpone(tx, ids, error=reason, next_at=next_at))
+        sender = self._sender
+        self._unwritten.append(
+            lambda tx: notices.postpone(tx, ids, sender=sender, error=reason, next_at=next_at)
+        )
         self._log.warning(
             "notices put off",
             action="retry",
@@ -218,9 +266,8 @@ def send_trial(layout: Layout, name: str, clock: Clock) -> Iterator[str]:
     finally:
         notifier.close()
     yield f"{name}: {said}"
-    if (layout.service.state_dir / "hypervouch.db").is_file():
-        database = Database.in_directory(layout.service.state_dir)
-        with database.write() as tx:
+    if (database := Database.that_ran(layout.service)) is not None:
+        with closing(database), database.write() as tx:
             count = notices.hurry(tx, name, at=clock.now())
         if count:
             yield f"what waits for it ({count}) is tried within {LOOK_S:.0f} s"

@@ -15,8 +15,10 @@ from http import HTTPStatus
 
 import sqlalchemy as sa
 
+from ci import observed
 from ci.backoff import Backoff
 from ci.bell import Bell
+from ci.board import turn
 from ci.clock import Clock
 from ci.errors import HypervouchError, ReviewServerError, StorageError
 from ci.gerrit.rest import RestError
@@ -29,6 +31,7 @@ from ci.store import backlog, builds, changes, events, history
 from ci.store.builds import NewBuildset
 from ci.store.changes import Standing
 from ci.store.database import Database
+from ci.telemetry import Telemetry
 from ci.triggers import Decision, explain
 
 __all__ = ["Planner", "Server"]
@@ -50,12 +53,12 @@ class _Applied:
     Attributes:
         said: Sentences for the event's row.
         stopped: List of (reason, ids of running builds that must stop).
-        started: How many buildsets were queued.
+        made: Ids of the buildsets that were queued.
     """
 
     said: list[str] = field(default_factory=list)
     stopped: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
-    started: int = 0
+    made: list[str] = field(default_factory=list)
 
 
 class Planner:
@@ -73,6 +76,7 @@ class Planner:
         skip: Connections whose events are not.
         on_queued: Called after builds were queued.
         on_cancel: Called with the ids of running builds that must stop, and why.
+        telemetry: Where what was planned is traced.
     """
 
     def __init__(
@@ -87,7 +91,9 @@ class Planner:
         on_cancel: Callable[[Sequence[str], str], None],
         only: str = "",
         skip: Collection[str] = (),
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._database = database
         self._clock = clock
         self._layout = layout
@@ -106,6 +112,7 @@ class Planner:
     def run(self) -> None:
         """Plan events as they are stored, until `stop`."""
         while not self._stop.is_set():
+            turn()
             try:
                 planned = self.plan_pending()
             except StorageError as error:
@@ -133,6 +140,7 @@ class Planner:
         for event_id, event in found:
             if self._stop.is_set():
                 break
+            turn()
             if event.connection in away or self._must_wait(event):
                 continue
             if self._try(event_id, event):
@@ -161,6 +169,7 @@ class Planner:
         answers is planned without: what has unknown files runs, what has unknown votes does
         not, and the events behind it need not wait for ever.
         """
+        began = self._clock.now()
         try:
             ask = self._tries.get(event_id, 0) < ASK_TRIES
             answer = self._inquiry.decide(event, ask=ask)
@@ -176,22 +185,32 @@ class Planner:
             answer = Answer(decisions=(gone,), change=event.change, patchset=event.patchset)
         self._tries.pop(event_id, None)
         self._away.pop(event.connection, None)
-        self._plan(event_id, event, answer)
+        self._plan(event_id, event, answer, began=began)
         return True
 
     def _postpone(self, connection: str, error: HypervouchError) -> None:
         _, backoff = self._away.get(connection, (0.0, Backoff()))
         self._away[connection] = (self._clock.monotonic_s() + backoff.next_s(), backoff)
-        self._log.warning("planning waits for the server", connection=connection, reason=str(error))
+        self._log.warning(
+            "planning waits for the server",
+            action="wait",
+            connection=connection,
+            reason=str(error),
+        )
 
-    def _plan(self, event_id: int, event: Event, answer: Answer) -> None:
+    def _plan(self, event_id: int, event: Event, answer: Answer, *, began: datetime) -> None:
         event = replace(event, change=answer.change, patchset=answer.patchset)
         at = self._clock.now()
         with self._database.write() as tx:
+            if not events.is_unprocessed(tx, event_id):
+                self._log.info("event was planned by another process", action="leave", id=event_id)
+                return
             applied = self._apply(tx, event_id, event, answer.decisions)
             events.mark_processed(tx, event_id, decision="\n".join(applied.said), at=at)
-        if event.source == backlog.MISSED and applied.started:
-            self._missed[event.connection] = self._missed.get(event.connection, 0) + applied.started
+        if event.source == backlog.MISSED and applied.made:
+            self._missed[event.connection] = self._missed.get(event.connection, 0) + len(
+                applied.made
+            )
         self._log.info(
             "event planned",
             action="plan",
@@ -199,6 +218,9 @@ class Planner:
             patchset=event.patchset.number if event.patchset else None,
             kind=event.kind.value,
             decision=" | ".join(applied.said),
+        )
+        observed.planned(
+            self._telemetry.traces, event, applied.made, began=began, at=self._clock.now()
         )
         for reason, ids in applied.stopped:
             self._on_cancel(ids, reason)
@@ -235,7 +257,8 @@ class Planner:
         applied = _Applied(stopped=[(reason, ids)])
         for decision in decisions:
             made, sentence = self._start(tx, event_id, event, decision, standing)
-            applied.started += made
+            if made:
+                applied.made.append(made)
             applied.said.append(sentence)
         return applied
 
@@ -264,14 +287,14 @@ class Planner:
         event: Event,
         decision: Decision,
         standing: Standing,
-    ) -> tuple[bool, str]:
-        """Queue the buildset of one decision; returns whether, and the sentence for the row."""
+    ) -> tuple[str, str]:
+        """Queue the buildset of one decision; returns its id or nothing, and what the row says."""
         patchset = event.patchset
         if not decision.starts or patchset is None:
-            return False, explain([decision])[0]
+            return "", explain([decision])[0]
         refusal = self._hindrance(tx, event, decision, standing)
         if refusal:
-            return False, f"{decision.pipeline} does not start: {refusal}."
+            return "", f"{decision.pipeline} does not start: {refusal}."
         layout, recheck = self._layout(), decision.recheck
         only_first = decision.only_first or event.kind is EventKind.PATCHSET_CREATED
         made = builds.add_buildset(
@@ -294,8 +317,8 @@ class Planner:
         )
         if made is None:
             why = "ran before" if only_first else "is under way, or began after this was said"
-            return False, f"{decision.pipeline} does not start: a run of this patch set {why}."
-        return True, explain([decision])[0]
+            return "", f"{decision.pipeline} does not start: a run of this patch set {why}."
+        return made, explain([decision])[0]
 
     def _hindrance(
         self, tx: sa.Connection, event: Event, decision: Decision, standing: Standing

@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from ci.errors import HypervouchError
+
+CHECK_EVERY_S = 0.5
+_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
 
 
 class CommandFailed(HypervouchError):
@@ -119,12 +123,40 @@ def _start(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         raise CommandFailed(f"{name} did not start: {error}", status=None, stderr="") from error
 
 
+@contextlib.contextmanager
+def interruptible(check: Callable[[], None]) -> Iterator[None]:
+    """Let `check` end the commands that this thread runs within the block, by raising.
+
+    It is called about twice a second while one runs; what it raises comes out of `run`, after
+    the command's whole group was killed.
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], feed: bytes | None, timeout_s: float
+) -> tuple[bytes, bytes]:
+    check = _check.get()
+    ends = time.monotonic() + timeout_s
+    while check is not None and time.monotonic() + CHECK_EVERY_S < ends:
+        try:
+            return process.communicate(feed, timeout=CHECK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            feed = None  # it was taken by the first call
+            check()
+    return process.communicate(feed, timeout=max(0.0, ends - time.monotonic()))
+
+
 def _finish(
     process: subprocess.Popen[bytes], argv: Sequence[str], feed: bytes | None, timeout_s: float
 ) -> Completed:
     """Wait for a command's end; whatever cuts that short kills its whole group."""
     try:
-        out, err = process.communicate(feed, timeout=timeout_s)
+        out, err = _communicate(process, feed, timeout_s)
     except subprocess.TimeoutExpired as late:
         kill_group(process.pid)
         _, err = process.communicate()
@@ -136,6 +168,10 @@ def _finish(
     except BaseException:
         kill_group(process.pid)
         process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
         raise
     return Completed(
         argv=tuple(argv), status=process.returncode, stdout=out or b"", stderr=err or b""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ci import config_checks
+from ci import config_checks, log
 from ci.config_checks import Checked, CheckProvider
 from ci.config_items import Item, items_of, project_pipelines, validate
 from ci.config_schema import json_schema
@@ -20,7 +20,9 @@ from ci.errors import ConfigError
 from ci.layout import (
     Connection,
     Job,
+    LabelConfig,
     Layout,
+    Maintenance,
     Model,
     Pipeline,
     Project,
@@ -80,6 +82,8 @@ def check(path: Path, check_provider: CheckProvider | None = None) -> tuple[Prob
 def resolve_secret(ref: SecretRef) -> str:
     """The secret behind a reference, without the line end a file may have.
 
+    From then on no log line of this process shows it.
+
     Raises:
         ConfigError: The variable or the file is missing or empty; never says the secret.
     """
@@ -88,6 +92,7 @@ def resolve_secret(ref: SecretRef) -> str:
         if not secret:
             hint = f"set it in the environment of the service: export {ref.from_env}=..."
             raise ConfigError(f"the variable {ref.from_env} is not set or empty", hint=hint)
+        log.hide(secret)
         return secret
     file = cast("Path", ref.from_file)
     hint = f"write the secret alone into it and let the service read it: chmod 600 {file}"
@@ -104,6 +109,7 @@ def resolve_secret(ref: SecretRef) -> str:
     if not secret or len(raw) > _SECRET_LIMIT_BYTES:
         what = "too large" if secret else "empty"
         raise ConfigError(f"the secret's file {file} is {what}", hint=hint)
+    log.hide(secret)
     return secret
 
 
@@ -209,6 +215,8 @@ def _layout(models: Sequence[Model]) -> Layout:
         projects=tuple(model for model in models if isinstance(model, Project)),
         providers=tuple(model for model in models if isinstance(model, ProviderConfig)),
         reporters=tuple(model for model in models if isinstance(model, ReporterConfig)),
+        labels=tuple(model for model in models if isinstance(model, LabelConfig)),
+        maintenance=tuple(model for model in models if isinstance(model, Maintenance)),
     )
 
 

@@ -9,22 +9,23 @@ crash, and a repeat of what is done changes nothing.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import sqlalchemy as sa
 
-from ci import judge
+from ci import judge, observed
 from ci.attempt import AttemptContext, result_of, run_attempt
-from ci.backoff import Backoff
+from ci.attempt_rows import AttemptRows, Myself, Running, Stopping, unheard
 from ci.cancel import CancelToken, WatchedToken
 from ci.checkout import Checkout
 from ci.clock import Clock
 from ci.collect import ConsoleLog, LogStore
 from ci.errors import (
     BuildCanceled,
+    ClaimLost,
     DependencyError,
     HypervouchBug,
     HypervouchError,
+    LeaseLost,
     StorageError,
 )
 from ci.layout import Layout
@@ -33,23 +34,16 @@ from ci.model.build import AttemptKind, AttemptRecord
 from ci.model.result import FailureClass, Judgement, Result
 from ci.model.verdict_json import verdict_to_json
 from ci.notice_texts import verdict_notices
+from ci.retry import Quota
 from ci.review import compose_review
 from ci.stacking import Stacking
 from ci.store import attempts, leases, notices, outbox
-from ci.store.attempts import AttemptEnd, BuildOrder
+from ci.store.attempts import AttemptEnd, BuildOrder, Fence
 from ci.store.database import Database
+from ci.telemetry import Telemetry
 from nodes.pool import NodePool
 
 MIB = 1 << 20
-T = TypeVar("T")
-
-
-class Stopping(BaseException):
-    """This process is going down: the step must not count as done.
-
-    Not an Exception, so that nothing on the way takes it for a result: the engine finds the
-    build unfinished at the next start and runs the step again.
-    """
 
 
 class Worker:
@@ -58,6 +52,7 @@ class Worker:
     Args:
         database: Where everything is written down.
         clock: Where time comes from.
+        me: This process.
         layout: Gives the current layout.
         checkouts: By connection, who merges.
         stacking: Who knows what changes depend on.
@@ -66,6 +61,7 @@ class Worker:
         secrets: What may appear in none of them.
         on_verdict: Called when a review is owed.
         on_free: Called when a build ended.
+        telemetry: Where attempts are counted and traced.
     """
 
     def __init__(
@@ -73,6 +69,7 @@ class Worker:
         database: Database,
         clock: Clock,
         *,
+        me: Myself,
         layout: Callable[[], Layout],
         checkouts: Mapping[str, Checkout],
         stacking: Stacking,
@@ -81,9 +78,12 @@ class Worker:
         secrets: Sequence[str],
         on_verdict: Callable[[], None],
         on_free: Callable[[], None],
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._database = database
         self._clock = clock
+        self._me = me
         self._layout = layout
         self._checkouts = checkouts
         self._stacking = stacking
@@ -96,29 +96,50 @@ class Worker:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._log = get("run")
+        self._rows = AttemptRows(database, clock, me, stop=self._stop)
 
-    def attempt(self, build_id: str, kind: str) -> str:
+    def attempt(self, build_id: str, claim: int, kind: str) -> str:
         """Run one attempt; returns the kind of the next one, or nothing.
 
         Raises:
             Stopping: This process goes down.
         """
-        order = self._patiently(lambda: attempts.load(self._database, build_id))
+        fence = self._rows.fence(build_id, claim)
+        order = self._rows.order(fence)
         if order is None or order.state in {"done", "canceled"}:
             return ""
-        wanted = self._patiently(lambda: self._next(order, default=AttemptKind(kind)))
+        wanted = self._rows.patiently(lambda: self._next(order, default=AttemptKind(kind)))
         if isinstance(wanted, Judgement):
             return ""
-        self._one(order, wanted)
-        following = self._patiently(lambda: self._next(order, default=wanted))
+        try:
+            self._one(order, fence, wanted)
+        except ClaimLost as error:
+            self._rows.superseded(fence, error.message)
+            self._on_free()
+            return ""
+        following = self._rows.patiently(lambda: self._next(order, default=wanted))
         return "" if isinstance(following, Judgement) else following.value
 
-    def report(self, build_id: str) -> None:
+    def report(self, build_id: str, claim: int) -> None:
         """Judge a build; with the last one of its buildset, give the verdict."""
-        order = self._patiently(lambda: attempts.load(self._database, build_id))
+        fence = self._rows.fence(build_id, claim)
+        order = self._rows.order(fence)
         if order is None:
             return
-        owed = self._patiently(lambda: self._report(order))
+        began = self._clock.now()
+        try:
+            owed = self._rows.patiently(lambda: self._report(order, fence))
+        except ClaimLost as error:
+            self._rows.superseded(fence, error.message)
+            return
+        observed.judged(
+            self._telemetry,
+            self._database,
+            order,
+            began=began,
+            at=self._clock.now(),
+            owed=owed,
+        )
         if owed:
             self._on_verdict()
         self._on_free()
@@ -129,6 +150,13 @@ class Worker:
             tokens = [self._running[i] for i in build_ids if i in self._running]
         for token in tokens:
             token.cancel(BuildCanceled(reason))
+
+    def fence(self) -> None:
+        """End every attempt without a result: others may take this process for dead by now."""
+        with self._lock:
+            tokens = list(self._running.values())
+        for token in tokens:
+            token.cancel(unheard())
 
     def stop(self) -> None:
         """End every attempt without a result; they are run again after the next start."""
@@ -143,35 +171,57 @@ class Worker:
         with self._lock:
             return len(self._running)
 
-    def _one(self, order: BuildOrder, kind: AttemptKind) -> None:
-        """Begin an attempt, run it, write down how it ended."""
-        attempt_id = self._patiently(lambda: self._begin(order, kind))
-        cancel = WatchedToken(lambda: self._wish(order), self._clock)
+    def _one(self, order: BuildOrder, fence: Fence, kind: AttemptKind) -> None:
+        """Begin an attempt, run it, write down how it ended.
+
+        Raises:
+            ClaimLost: The build is another worker's by now; what was found is kept as evidence.
+        """
+        attempt_id = self._rows.patiently(lambda: self._begin(fence, kind))
+        running = Running(
+            attempt_id=attempt_id,
+            kind=kind,
+            order=order,
+            fence=fence,
+            cancel=WatchedToken(lambda: self._wish(order), self._clock),
+        )
+        with observed.attempt(self._telemetry, self._clock, order, kind, attempt_id) as seen:
+            end = self._in_hand(running)
+            self._rows.finish(running, end)
+            seen.result = end.result
+            self._log.info(
+                "attempt ended",
+                action="attempt",
+                job=order.job.name,
+                kind=kind.value,
+                node=seen.node,
+                result=end.result.value,
+                reason=end.error,
+            )
+
+    def _in_hand(self, running: Running) -> AttemptEnd:
+        """Run an attempt where `cancel`, `fence` and `stop` find it."""
         with self._lock:
-            self._running[order.build_id] = cancel
+            self._running[running.order.build_id] = running.cancel
         try:
             if self._stop.is_set():  # `stop` did not see this attempt
                 raise Stopping
-            end = self._run(order, kind, attempt_id, cancel)
+            end = self._run(running)
         finally:
             with self._lock:
-                self._running.pop(order.build_id, None)
+                self._running.pop(running.order.build_id, None)
         if self._stop.is_set():
             raise Stopping
-        self._patiently(lambda: self._finish(attempt_id, end))
-        self._log.info(
-            "attempt ended",
-            action="attempt",
-            build=order.build_id,
-            job=order.job.name,
-            change=order.change_number,
-            kind=kind.value,
-            result=end.result.value,
-            reason=end.error,
-        )
+        return end
 
-    def _wish(self, order: BuildOrder) -> BuildCanceled | None:
-        """What another process wrote down: that this build is to end."""
+    def _begin(self, fence: Fence, kind: AttemptKind) -> str:
+        self._logs.require_room()
+        return self._rows.begin(fence, kind)
+
+    def _wish(self, order: BuildOrder) -> HypervouchError | None:
+        """What another process wrote down, that this build is to end; or that we are cut off."""
+        if self._me.fenced:
+            return unheard()
         try:
             with self._database.read() as tx:
                 reason = leases.cancel_reason(tx, order.build_id)
@@ -179,61 +229,37 @@ class Worker:
             return None  # the next look may see it
         return BuildCanceled(reason) if reason else None
 
-    def _begin(self, order: BuildOrder, kind: AttemptKind) -> str:
-        self._logs.require_room()
-        with self._database.write() as tx:
-            return attempts.begin(tx, order.build_id, kind, at=self._clock.now())
-
-    def _finish(self, attempt_id: str, end: AttemptEnd) -> None:
-        with self._database.write() as tx:
-            attempts.finish(tx, attempt_id, end, at=self._clock.now())
-
-    def _run(
-        self, order: BuildOrder, kind: AttemptKind, attempt_id: str, cancel: CancelToken
-    ) -> AttemptEnd:
+    def _run(self, running: Running) -> AttemptEnd:
         """An attempt inside its log; every error becomes the way it ended."""
+        order = running.order
         if order.cancel_reason:
-            cancel.cancel(BuildCanceled(order.cancel_reason))
+            running.cancel.cancel(BuildCanceled(order.cancel_reason))
         try:
-            with self._logs.open_console(order.build_id, attempt_id, self._secrets) as console:
-                return self._logged(order, kind, attempt_id, cancel, console)
+            with self._logs.open_console(
+                order.build_id, running.attempt_id, self._secrets
+            ) as console:
+                return self._logged(running, console)
         except HypervouchError as error:
+            if isinstance(error, LeaseLost):
+                self._telemetry.metrics.leases_lost.inc()
             return _end_of(error)
         except Exception as error:  # noqa: BLE001 - the loop edge: a bug costs one attempt
             self._log.exception("a bug in this program", action="bug", build=order.build_id)
             return _end_of(HypervouchBug(f"{type(error).__name__}: {error}"))
 
-    def _logged(
-        self,
-        order: BuildOrder,
-        kind: AttemptKind,
-        attempt_id: str,
-        cancel: CancelToken,
-        console: ConsoleLog,
-    ) -> AttemptEnd:
+    def _logged(self, running: Running, console: ConsoleLog) -> AttemptEnd:
         try:
-            return run_attempt(self._context(order, kind, attempt_id, cancel, console))
+            return run_attempt(self._context(running, console))
         except HypervouchError as error:
             console.note(f"{result_of(error).value}: {error}")
             raise
 
-    def _context(
-        self,
-        order: BuildOrder,
-        kind: AttemptKind,
-        attempt_id: str,
-        cancel: CancelToken,
-        console: ConsoleLog,
-    ) -> AttemptContext:
+    def _context(self, running: Running, console: ConsoleLog) -> AttemptContext:
+        order, kind, cancel = running.order, running.kind, running.cancel
         done = self._records(order)
         first = next((a for a in done if a.kind is AttemptKind.CHECK and a.finished_tests), None)
-
-        def note(**values: object) -> None:
-            with self._database.write() as tx:
-                attempts.update(tx, attempt_id, **values)
-
         return AttemptContext(
-            attempt_id=attempt_id,
+            attempt_id=running.attempt_id,
             kind=kind,
             order=order,
             checkout=self._checkouts[order.connection],
@@ -242,11 +268,12 @@ class Worker:
             clock=self._clock,
             cancel=cancel,
             console=console,
-            directory=self._logs.attempt_dir(order.build_id, attempt_id),
+            directory=self._logs.attempt_dir(order.build_id, running.attempt_id),
             avoid=attempts.nodes_tried(done),
             patience_s=_patience_s(done),
             tip=first.tip if first and kind is not AttemptKind.CHECK else None,
-            note=note,
+            note=lambda **values: self._rows.note(running, **values),
+            settle=lambda end, held: self._rows.settle(running, end, held),
             secrets=self._secrets,
             artifact_limit_bytes=self._layout().service.log_limit_mib * MIB,
         )
@@ -271,13 +298,13 @@ class Worker:
                 earlier = attempts.baselines(tx, order, check=check, at=self._clock.now())
                 base = judge.STACKED if attempts.is_stacked(tx, order.buildset_id) else base
         rules = judge.BuildRules(
-            node_attempts=order.job.node_attempts,
+            quota=Quota.of(order.job),
             known_failure_vote=self._layout().pipeline(order.pipeline).known_failure_vote,
             base=base,
         )
         return judge.next_step(done, earlier, rules)
 
-    def _report(self, order: BuildOrder) -> bool:
+    def _report(self, order: BuildOrder, fence: Fence) -> bool:
         """Write judgement, verdict and owed review; True when a review is owed."""
         found = self._judge(order, self._records(order))
         if not isinstance(found, Judgement):
@@ -288,6 +315,10 @@ class Worker:
                 reason="this build needed more attempts than there may be",
             )
         with self._database.write() as tx:
+            attempts.guard(tx, fence)
+            reason = leases.cancel_reason(tx, order.build_id)
+            if reason and found.failure_class is not FailureClass.CANCELED:
+                found = judge.canceled(reason)  # it came too late to end any attempt
             attempts.finish_build(tx, order.build_id, found, at=self._clock.now())
             return self._verdict(tx, order)
 
@@ -320,17 +351,6 @@ class Worker:
             held=found.held,
         )
         return True
-
-    def _patiently(self, work: Callable[[], T]) -> T:
-        """Repeat until the disk takes it: a full disk costs time, never a build."""
-        backoff = Backoff(first_s=1.0)
-        while True:
-            try:
-                return work()
-            except StorageError as error:
-                self._log.error("a build waits for the disk", action="wait", reason=str(error))
-                if self._stop.wait(backoff.next_s()):
-                    raise Stopping from error
 
 
 def _patience_s(done: Sequence[AttemptRecord]) -> float:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 4 of 9, lease. Before: build. After: run.
 
-In: a node label and who asks. Out: a Lease on one node with a fencing token, and the
+In: a set of node labels and who asks. Out: a Lease on each node with a fencing token, and the
 Endpoint of a machine that was just made ready. A lease is renewed at a third of its term;
 one that could not be renewed for two thirds of it fences itself: the attempt is told to end
 before anybody else may hold the node.
@@ -11,21 +11,27 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from ci.cancel import CancelToken
+from ci.board import turn
+from ci.cancel import CancelToken, Deadline
 from ci.clock import Clock
 from ci.errors import BuildCanceled, HypervouchError, LeaseLost, StorageError
 from ci.log import get
 from ci.model.node import Endpoint, Lease, NodeState
 from ci.notice_texts import quarantine_notice
-from ci.store import leases, notices
+from ci.scheduling import Needs
+from ci.store import leases, notices, pauses, processes
 from ci.store.database import Database
+from ci.store.leases import Asker
+from nodes.ending import Ending
+from nodes.inventory import Inventory, Slot
 from nodes.providers.base import Provider
 
 QUARANTINE_AFTER = 3
+TEARDOWN_S = 60.0
 TICK_S = 1.0
 
 Preflight = Callable[[Endpoint], dict[str, str]]
@@ -52,6 +58,10 @@ class NodePool:
         preflight: Looks at a node before it is handed out.
         term_s: Seconds a lease lasts without renewal.
         url: Base URL of our pages, for notices.
+        worker: Name of this process.
+        tags: What jobs may require of a provider's nodes, by its name.
+        closed: Gives the nodes that are in maintenance now.
+        leads: Whether this process looks after the nodes that all share.
     """
 
     def __init__(
@@ -63,19 +73,23 @@ class NodePool:
         *,
         term_s: float,
         url: str = "",
+        worker: str = "",
+        tags: Mapping[str, tuple[str, ...]] | None = None,
+        closed: Callable[[], Collection[str]] = tuple,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
         self._url = url
         self._clock = clock
         self._preflight = preflight
         self._term = timedelta(seconds=term_s)
-        self._owners = {
-            node: (label, provider)
-            for label, group in providers.items()
-            for provider in group
-            for node in provider.node_names()
-        }
-        self._held: dict[str, _Held] = {}
+        self._worker = worker
+        self._closed = closed
+        self._leads = leads
+        self._inventory = Inventory(
+            providers, worker=worker, shared=database.shared, tags=tags or {}
+        )
+        self._held: dict[str, _Held] = {}  # by node
         self._busy: dict[str, int] = {}  # nodes this process works with, by token; 0: a probe
         self._lock = threading.Lock()
         self._freed = threading.Condition()
@@ -83,48 +97,89 @@ class NodePool:
         self._log = get("lease")
 
     def register(self) -> None:
-        """Make the rows of all slots; free what a dead process of this machine still held."""
+        """Make the rows of all slots; free what an earlier incarnation of this process held.
+
+        All processes have the same configuration: what it no longer has is retired for all.
+        """
         with self._database.write() as tx:
-            for name, (label, provider) in self._owners.items():
-                leases.register(tx, name=name, label=label, provider=provider.name)
-            leases.retire_missing(tx, list(self._owners))
-            freed = leases.release_all(tx)
+            for slot in self._inventory.all():
+                leases.register(
+                    tx,
+                    name=slot.name,
+                    label=slot.label,
+                    provider=slot.provider.name,
+                    tags=slot.tags,
+                    worker=self._worker if slot.bound else None,
+                )
+            names = [slot.name for slot in self._inventory.all()]
+            leases.retire_missing(tx, names, worker=self._worker)
+            freed = leases.release_all(tx, self._worker if self._database.shared else None)
         if freed:
             self._log.info("leases of an earlier process were ended", action="free", count=freed)
 
     def clean(self) -> None:
-        """Throw away machines that run without a lease."""
+        """Throw away machines that run without a lease.
+
+        A node that other processes use is leased for that moment, so that none of them can.
+        """
         with self._lock:
             busy = frozenset(self._busy)
-        for provider in {p.name: p for _, p in self._owners.values()}.values():
-            for node in provider.leaked(busy):
-                if node in self._busy:  # leased while the provider looked
+        for provider in self._inventory.providers():
+            slots = self._inventory.of_provider(provider)
+            mine = frozenset(local for local, slot in slots.items() if slot.name in busy)
+            for local in provider.leaked(mine):
+                slot = slots[local]
+                if slot.name in self._busy:  # leased while the provider looked
                     continue
-                self._log.warning("a machine without a lease was ended", action="clean", node=node)
-                provider.stop(node)
+                if slot.bound or not self._database.shared:
+                    self._clean(slot)
+                elif self._leads():
+                    self._clean_shared(slot)
 
-    def capacity(self, label: str) -> int:
-        """Nodes that a label has, busy ones included."""
-        return sum(1 for mine, _ in self._owners.values() if mine == label)
+    def _clean(self, slot: Slot) -> None:
+        self._log.warning("a machine without a lease was ended", action="clean", node=slot.name)
+        slot.provider.stop(slot.local)
+
+    def _clean_shared(self, slot: Slot) -> None:
+        with self._database.write() as tx:
+            lease = leases.take_one(tx, slot.name, self._asker(tx, "clean"))
+        if lease is None:
+            return
+        try:
+            self._clean(slot)
+        finally:
+            with self._database.write() as tx:
+                leases.release(tx, lease)
+
+    def _asker(self, tx: sa.Connection, holder: str) -> Asker:
+        now = processes.now(tx, self._clock)  # machines may differ: a lease has one time
+        return Asker(holder=holder, worker=self._worker, now=now, term=self._term)
+
+    def names_of(self, provider: Provider) -> tuple[str, ...]:
+        """The nodes of a provider, as all processes know them."""
+        return tuple(slot.name for slot in self._inventory.of_provider(provider).values())
 
     def acquire(
         self,
-        label: str,
+        needs: Needs,
         *,
         holder: str,
         avoid: Collection[str],
         patience_s: float = 0.0,
         cancel: CancelToken,
-    ) -> Lease:
-        """Wait for a usable node of a label and lease it.
+    ) -> tuple[Lease, ...]:
+        """Wait for a set of usable nodes and lease it, the whole set at once.
 
         Args:
-            label: What the job asks for.
+            needs: What the job asks for.
             holder: Id of the attempt.
             avoid: Nodes where this build was before; used only when there is no other.
             patience_s: Seconds to wait for another one to be free, or for the avoided ones to
                 recover, before one of these is taken after all.
             cancel: Ends the wait.
+
+        Returns:
+            One lease a node, the first node's first.
 
         Raises:
             HypervouchError: The token's cause.
@@ -133,19 +188,19 @@ class NodePool:
         while True:
             cancel.check()
             with self._database.write() as tx:
-                lease = leases.take(
+                asker = self._asker(tx, holder)
+                taken = leases.take(
                     tx,
-                    label=label,
-                    holder=holder,
+                    needs,
+                    asker,
                     avoid=avoid,
+                    closed={*pauses.closed(tx, at=asker.now).nodes, *self._closed()},
                     strict=self._clock.monotonic_s() < strict_until_s,
-                    now=self._clock.now(),
-                    term=self._term,
                 )
-                if lease:  # before the commit: what is leased is never seen as leaked
+                for lease in taken:  # before the commit: what is leased is never seen as leaked
                     self._mark(lease.node, lease.token)
-            if lease:
-                return lease
+            if taken:
+                return taken
             with self._freed:
                 self._freed.wait(0.5)
 
@@ -155,8 +210,8 @@ class NodePool:
         Raises:
             NodeUnavailable: It did not come up, or it is not fit.
         """
-        _, provider = self._owners[lease.node]
-        endpoint = provider.start(lease.node, lease.holder)
+        slot = self._inventory.of(lease.node)
+        endpoint = slot.provider.start(slot.local, lease.holder)
         endpoint.facts.update(self._preflight(endpoint))
         return endpoint
 
@@ -214,7 +269,7 @@ class NodePool:
         """Keep a lease alive for the length of a block."""
         now = self._clock.monotonic_s()
         with self._lock:
-            self._held[lease.holder] = _Held(
+            self._held[lease.node] = _Held(
                 lease=lease,
                 build_id=build_id,
                 cancel=cancel,
@@ -225,25 +280,51 @@ class NodePool:
             yield
         finally:
             with self._lock:
-                self._held.pop(lease.holder, None)
+                self._held.pop(lease.node, None)
+
+    def held(self) -> int:
+        """Leases that this process keeps alive."""
+        with self._lock:
+            return len(self._held)
 
     def holds(self, lease: Lease) -> bool:
         """Whether a lease is still the node's newest and has not run out."""
         with self._database.read() as tx:
-            return leases.holds(tx, lease, now=self._clock.now())
+            return leases.holds(tx, lease, now=processes.now(tx, self._clock))
 
-    def give_back(self, lease: Lease) -> None:
+    def give_back(
+        self, lease: Lease, *, deadline: Deadline | None = None, unclean: str = ""
+    ) -> None:
         """End the machine, then the lease: nobody gets the node while it is still busy.
 
-        Under a stale token the machine is somebody else's, and stays.
+        Whoever `kept` the lease keeps it meanwhile. A machine that did not end in time, or that
+        stays with something on it that could not be ended, is taken out of work. Under a stale
+        token the machine is somebody else's, and stays.
+
+        Args:
+            lease: Which.
+            deadline: When to wait for the machine's end no longer.
+            unclean: What could not be ended there; counts where the machine itself stays.
         """
+        ending: Ending | None = None
         try:
             if self._still_newest(lease):
-                self._end_machine(lease.node)
+                slot = self._inventory.of(lease.node)
+                ending = Ending(
+                    slot.provider, slot.local, lambda: self._unmark(lease.node, lease.token)
+                )
+                trouble = ending.wait(TEARDOWN_S if deadline is None else deadline.left_s)
+                if not trouble and unclean and not slot.provider.disposable:
+                    trouble = unclean
+                if trouble:
+                    self.quarantine(lease.node, f"its teardown failed: {trouble}")
+                with self._lock:  # from here on nobody renews it
+                    self._held.pop(lease.node, None)
                 with self._database.write() as tx:
                     leases.release(tx, lease)
         finally:
-            self._unmark(lease.node, lease.token)
+            if ending is None or not ending.goes_on:
+                self._unmark(lease.node, lease.token)
             with self._freed:
                 self._freed.notify_all()
 
@@ -251,14 +332,25 @@ class NodePool:
         """Whether nobody leased the node since; gives the machine's end a term of its own."""
         try:
             with self._database.write() as tx:
-                return leases.prolong(tx, lease, now=self._clock.now(), term=self._term)
+                now = processes.now(tx, self._clock)
+                return leases.prolong(tx, lease, now=now, term=self._term)
         except StorageError:
-            return True  # who cannot write cannot have leased it either
+            # On a file, who cannot write cannot have leased it either.
+            return not self._database.shared or self._clock.now() < self._lasts_until(lease)
+
+    def _lasts_until(self, lease: Lease) -> datetime:
+        """Until when a lease surely stands, by its last renewal."""
+        with self._lock:
+            item = self._held.get(lease.node)
+        if item is None or item.lease is not lease:
+            return lease.expires_at
+        age_s = self._clock.monotonic_s() - item.renewed_at_s
+        return self._clock.now() + self._term - timedelta(seconds=age_s)
 
     def _end_machine(self, node: str) -> None:
-        _, provider = self._owners[node]
+        slot = self._inventory.of(node)
         try:
-            provider.stop(node)
+            slot.provider.stop(slot.local)
         except HypervouchError as error:
             self.note_failure(node, f"its machine could not be ended: {error.message}")
 
@@ -273,19 +365,22 @@ class NodePool:
 
     def kill_machine(self, node: str) -> None:
         """End a node's machine under whoever holds it: what a power cut would do."""
-        _, provider = self._owners[node]
-        provider.stop(node)
+        slot = self._inventory.of(node)
+        slot.provider.stop(slot.local)
 
     def probe(self) -> None:
         """Try the machines of quarantined nodes; one that is fit again returns to work.
 
-        Nobody leases a Bad node, so none is needed for the probe.
+        Nobody leases a Bad node, so none is needed for the probe. What several processes share
+        is probed by one of them.
         """
         for name in self._quarantined():
-            _, provider = self._owners[name]
+            if name in self._busy:  # its machine is still being ended
+                continue
+            slot = self._inventory.of(name)
             self._mark(name, 0)
             try:
-                self._preflight(provider.start(name, "probe"))
+                self._preflight(slot.provider.start(slot.local, "probe"))
             except HypervouchError as error:
                 self.note_failure(name, error.message)
             else:
@@ -297,11 +392,13 @@ class NodePool:
     def _quarantined(self) -> tuple[str, ...]:
         with self._database.read() as tx:
             bad = leases.in_state(tx, NodeState.BAD)
-        return tuple(name for name in bad if name in self._owners)
+        known = [self._inventory.of(name) for name in bad if name in self._inventory]
+        return tuple(slot.name for slot in known if slot.bound or self._leads())
 
     def keep_leases(self) -> None:
         """Renew what is held until `stop`; the body of one thread."""
         while not self._stop.wait(TICK_S):
+            turn()
             with self._lock:
                 held = list(self._held.values())
             for item in held:
@@ -337,9 +434,12 @@ class NodePool:
                 tx,
                 item.lease,
                 build_id=item.build_id,
-                now=self._clock.now(),
+                now=processes.now(tx, self._clock),
                 term=self._term,
             )
+        with self._lock:
+            if self._held.get(item.lease.node) is not item:
+                return  # given back meanwhile
         if not found.held:
             item.cancel.cancel(
                 LeaseLost(f"somebody else holds {item.lease.node} by now: its lease ran out")

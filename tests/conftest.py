@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None, database=None, print_blob=True)
 settings.load_profile("house")
 
-pytest_plugins = ["tests.kit.fixtures"]
+pytest_plugins = ["tests.kit.fixtures", "tests.kit.databases"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

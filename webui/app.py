@@ -5,18 +5,22 @@ In: rows and log files. Out: HTML and a JSON twin for every page. Readable witho
 without JavaScript; what is live comes by server-sent events.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-from ci.clock import Clock
+from ci.board import HealthBoard
+from ci.clock import Clock, SystemClock
+from ci.log_mirror import Mirror
 from ci.store.database import Database
 from webui import problems, tail
 from webui.headers import SecurityHeaders
+from webui.health import health_routes
 from webui.pages import Page
 from webui.routes import (
     agreement,
@@ -28,6 +32,7 @@ from webui.routes import (
     checks,
     nodes,
     outbox,
+    processes,
     service,
     status,
 )
@@ -42,6 +47,7 @@ PAGES: tuple[Page, ...] = (
     changes.PATCHSET_PAGE,
     changes.PAGE,
     nodes.PAGE,
+    processes.PAGE,
     agreement.PAGE,
     outbox.PAGE,
     audit.PAGE,
@@ -57,6 +63,10 @@ def create_app(
     clock: Clock | None = None,
     operator_token: str = "",
     checks_origins: Iterable[str] = (),
+    board: HealthBoard | None = None,
+    registry: CollectorRegistry | None = None,
+    mirror: Mirror | None = None,
+    disk: Callable[[], str] = lambda: "",
 ) -> Starlette:
     """The web application.
 
@@ -68,11 +78,18 @@ def create_app(
         clock: For relative times; the machine's own by default.
         operator_token: Lets operators act here; empty: the pages only show.
         checks_origins: Origins of the review servers whose pages may read the checks.
+        board: What this process says of its health; by default that nothing runs here.
+        registry: Its metrics; none by default.
+        mirror: Brings logs that were written elsewhere; by default all are in `logs_dir`.
+        disk: Says why this process starts no new builds for want of room; empty while it does.
     """
     routes: list[BaseRoute] = [
         *checks.ROUTES,
         Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
         *service.service_routes(PAGES),
+        *health_routes(
+            board or HealthBoard(clock or SystemClock()), registry or CollectorRegistry()
+        ),
         tail.ROUTE,
         *build_log.RAW_ROUTES,
         changes.LOOK_UP,
@@ -93,6 +110,9 @@ def create_app(
         clock=clock,
         operator_token=operator_token,
         checks_origins=checks_origins,
+        mirror=mirror,
+        disk=disk,
     )
+    app.state.stopping = app.state.site.stopping
     app.state.streams = set()
     return app

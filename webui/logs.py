@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ci.log_mirror import Mirror
 from webui.line_index import IndexCache
 
 LINE_BYTES = 4096
@@ -72,22 +73,44 @@ class Artifact:
 
 
 class LogFiles:
-    """Reads below one directory and nowhere else. Thread-safe."""
+    """Reads below one directory and nowhere else. Thread-safe.
 
-    def __init__(self, logs_dir: Path) -> None:
+    Args:
+        logs_dir: The directory.
+        mirror: Brings what was written elsewhere into it; None where all is there.
+    """
+
+    def __init__(self, logs_dir: Path, mirror: Mirror | None = None) -> None:
         self._root = logs_dir
+        self._mirror = mirror or Mirror(logs_dir, None, 0)
         self._indexes = IndexCache()
+
+    def published(self, build_id: str, attempt_id: str) -> bool:
+        """Whether what an ended attempt left can be read here by now."""
+        return self._mirror.published(build_id, attempt_id)
 
     def console(self, build_id: str, attempt_id: str) -> Path | None:
         """The console log of an attempt, or None where there is none (yet, or any more)."""
+        self._mirror.console(build_id, attempt_id)
         return self._file(build_id, attempt_id, "console.log")
+
+    def has_console(self, build_id: str, attempt_id: str) -> bool:
+        """Whether an attempt has a console log, here or elsewhere; without fetching it."""
+        if self._file(build_id, attempt_id, "console.log") is not None:
+            return True
+        return self._mirror.has_console(build_id, attempt_id)
 
     def artifact(self, build_id: str, attempt_id: str, path: str) -> Path | None:
         """An artifact's file, or None: also for a path that would leave the artifacts."""
+        if not self._mirror.local and any(
+            path == one.path for one in self.artifacts(build_id, attempt_id)
+        ):
+            self._mirror.artifact(build_id, attempt_id, path)
         return self._file(build_id, attempt_id, path, below=ARTIFACTS)
 
     def artifacts(self, build_id: str, attempt_id: str) -> tuple[Artifact, ...]:
         """What the manifest of an attempt names; a broken manifest names nothing."""
+        self._mirror.manifest(build_id, attempt_id)
         manifest = self._file(build_id, attempt_id, "manifest.json")
         if manifest is None:
             return ()
@@ -122,7 +145,11 @@ class LogFiles:
             count: Lines wanted.
             complete: Leave out a last line that has not ended yet.
         """
-        with path.open("rb") as log:
+        try:
+            log = path.open("rb")
+        except FileNotFoundError:  # retention, or a tidied mirror, came between
+            return LogWindow(lines=(), first=first, total=0, size_bytes=0)
+        with log:
             index = self._indexes.of(path, log)
             total = index.complete_lines if complete else index.lines
             offset, before = index.mark_before(first)
@@ -133,8 +160,11 @@ class LogFiles:
 
     def tail(self, path: Path, count: int, *, complete: bool = False) -> LogWindow:
         """The last `count` lines."""
-        with path.open("rb") as log:
-            index = self._indexes.of(path, log)
+        try:
+            with path.open("rb") as log:
+                index = self._indexes.of(path, log)
+        except FileNotFoundError:
+            return LogWindow(lines=(), first=1, total=0, size_bytes=0)
         total = index.complete_lines if complete else index.lines
         return self.window(path, max(1, total - count + 1), count, complete=complete)
 

@@ -19,6 +19,7 @@ _HINTS = {
     404: "The address may be mistyped, or its build older than what this site keeps.",
     405: "This address is for reading.",
     409: "Look at the outbox again: it may have been delivered meanwhile.",
+    410: "What the tests said is on the build's page for longer than its logs.",
     413: "Shorten what was typed.",
     429: "Wait a minute, or use hypervouch outbox on the command line.",
     503: "It should pass; the page can be loaded again in a moment.",

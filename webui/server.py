@@ -19,13 +19,13 @@ class WebServer:
     """Serves one application. `start` once, `stop` as often as wanted.
 
     Args:
-        app: From `create_app`.
+        app: From `create_app` or `create_health_app`.
         host: Address to listen on.
         port: TCP port; 0 picks a free one, which `url` then tells.
     """
 
     def __init__(self, app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._stopping: threading.Event = app.state.site.stopping
+        self._stopping: threading.Event = app.state.stopping
         self._host, self._port = host, port
         self._socket: socket.socket | None = None
         self._server = uvicorn.Server(

@@ -2,13 +2,14 @@
 """What every page needs: the rows, the log files, the clock, the templates."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
 from ci.clock import Clock, SystemClock
+from ci.log_mirror import Mirror
 from ci.store.database import Database
 from ci.store.reads import filter_choices
 from ci.store.reads.records import FilterChoices
@@ -31,6 +32,7 @@ class Site:
         notice: Banner on every page; empty for none.
         clock: For relative times.
         operator: Who may act here.
+        disk: Why this process starts no new builds for want of room; empty while it does.
         checks_origins: Origins whose pages may read the checks.
         stopping: Set when the server goes down: live pages end.
     """
@@ -41,6 +43,7 @@ class Site:
     choices: Remembered[FilterChoices]
     operator: Operator
     checks_origins: frozenset[str] = frozenset()
+    disk: Callable[[], str] = field(default=lambda: "")
     notice: str = ""
     clock: Clock = field(default_factory=SystemClock)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -55,6 +58,8 @@ def make_site(
     clock: Clock | None = None,
     operator_token: str = "",
     checks_origins: Iterable[str] = (),
+    mirror: Mirror | None = None,
+    disk: Callable[[], str] = lambda: "",
 ) -> Site:
     """A Site over a database and a log directory."""
     clock = clock or SystemClock()
@@ -62,10 +67,11 @@ def make_site(
     return Site(
         database=database,
         choices=Remembered(lambda: filter_choices(database), clock, term_s=CHOICES_TERM_S),
-        logs=LogFiles(logs_dir),
+        logs=LogFiles(logs_dir, mirror),
         service_url=service_url,
         operator=Operator(operator_token, service_url, clock),
         checks_origins=frozenset(checks_origins),
+        disk=disk,
         notice=notice,
         clock=clock,
     )

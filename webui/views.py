@@ -31,6 +31,7 @@ ATTEMPT_KINDS = {
     "repeat": "the patch again, on another lease",
     "baseline": "the branch tip without the patch",
 }
+NODE_TROUBLE = frozenset({"NODE_FAILURE", "TIMED_OUT", "POST_FAILURE"})
 PHASES = {
     "merge": "merging onto the branch tip",
     "lease": "waiting for a node",
@@ -87,6 +88,9 @@ _LOOKS = {
     "delivered": _GOOD,
     "dropped": _OFF,
     "held": _WARN,
+    "draining": _WARN,
+    "stopped": _OFF,
+    "silent": _BAD,
 }
 _WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
 
@@ -342,6 +346,23 @@ def compared(detail: BuildDetail) -> tuple[AttemptDetail, ...]:
     rank = {attempt_id: place for place, attempt_id in enumerate(ids)}
     chosen = [attempt for attempt in every if attempt.id in rank]
     return tuple(sorted(chosen, key=lambda attempt: rank[attempt.id])) or every
+
+
+def kept_away(detail: BuildDetail, attempt: AttemptDetail) -> str:
+    """Which nodes an attempt avoided and why; empty where none had failed before it."""
+    failed = {
+        one.node: f"{one.node} ({one.result} in {one.kind} #{one.number})"
+        for one in detail.attempts
+        if attempt.build_id == one.build_id
+        and one.number < attempt.number
+        and one.node
+        and one.result in NODE_TROUBLE
+    }
+    if not attempt.node or not failed:
+        return ""
+    if attempt.node in failed:
+        return f"Back on {attempt.node}: no other usable node has its label"
+    return f"Kept away from {', '.join(failed.values())}"
 
 
 def status_of(attempt: AttemptDetail, test_id: str) -> str:

@@ -125,10 +125,10 @@ def _with_ci(
     app = App(load_layout(config), notice=notice)
     app.start()
     try:
-        console.print(f"{notice}\nConfiguration: {config}\nPage: {app.web.url}\n", highlight=False)
+        console.print(f"{notice}\nConfiguration: {config}\nPage: {app.url}\n", highlight=False)
         good = _show(app, scene, directory, console, choice, asked=asked)
         if not once and not asked.is_set():
-            console.print(f"\nThe page stays up at {app.web.url} until Ctrl-C.")
+            console.print(f"\nThe page stays up at {app.url} until Ctrl-C.")
             asked.wait()
         return 0 if good else 1
     finally:
@@ -187,7 +187,7 @@ def _stage(app: App, scene: Scene) -> Stage:
 
     return Stage(
         running_node=running_node,
-        kill_node=app.pool.kill_machine,
+        kill_node=app.kill_machine,
         votes=lambda change: votes_on(scene.author, change),
     )
 

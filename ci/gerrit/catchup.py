@@ -57,7 +57,9 @@ def read(
         try:
             records.append(_record(rest, source))
         except MalformedEvent as error:
-            log.warning("change unreadable", connection=connection_name, error=str(error))
+            log.warning(
+                "change unreadable", action="skip", connection=connection_name, error=str(error)
+            )
     found = gathered(records, begin, connection_name, rest.settings.user, until)
     return replace(found, branches=tuple(_tips(rest, found, connection_name)))
 
@@ -69,7 +71,13 @@ def _tips(rest: GerritRest, found: Reading, connection: str) -> Iterator[BranchM
             at = rest.server_time()
             tip = rest.branch_tip(project, branch)
         except ReviewServerError as error:
-            log.warning("branch not read", connection=connection, branch=branch, error=str(error))
+            log.warning(
+                "branch not read",
+                action="skip",
+                connection=connection,
+                branch=branch,
+                error=str(error),
+            )
             continue
         yield BranchMoved(
             connection=connection, project=project, branch=branch, old="", new=tip, occurred_at=at

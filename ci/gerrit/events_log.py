@@ -69,10 +69,14 @@ class EventsLog:
         except RestError as error:
             self._absent = error.status in ABSENT
             if not self._absent:
-                log.warning("events-log not read", connection=self._name, error=str(error))
+                log.warning(
+                    "events-log not read", action="skip", connection=self._name, error=str(error)
+                )
             return Logged()
         except ReviewServerError as error:
-            log.warning("events-log not read", connection=self._name, error=str(error))
+            log.warning(
+                "events-log not read", action="skip", connection=self._name, error=str(error)
+            )
             return Logged()
         return self._parsed(content, begin + timedelta(seconds=TOLERANCE_S), projects)
 
@@ -91,7 +95,9 @@ class EventsLog:
             if project in projects:
                 told.append(one)
         if bad:
-            log.warning("events-log lines skipped", connection=self._name, malformed=bad)
+            log.warning(
+                "events-log lines skipped", action="skip", connection=self._name, malformed=bad
+            )
         told.sort(key=lambda one: one.occurred_at)
         return Logged(
             events=tuple(replace(one, source=SOURCE) for one in told if isinstance(one, Event)),

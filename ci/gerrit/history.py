@@ -318,7 +318,7 @@ def gathered(
         try:
             events = list(events_of(record, begin, connection))
         except MalformedEvent as error:
-            log.warning("change unreadable", connection=connection, error=str(error))
+            log.warning("change unreadable", action="skip", connection=connection, error=str(error))
             continue
         reports |= answered(record, events, own_username)
         found += [

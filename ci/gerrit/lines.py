@@ -6,6 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+from ci.board import turn
+
+TURN_S = 5.0
+"""Whoever waits for an item shows so often that it is alive."""
 _Item = TypeVar("_Item")
 
 
@@ -65,7 +69,8 @@ class Handover(Generic[_Item]):
     def take(self, most: int) -> list[_Item]:
         """The oldest items, at most so many, waiting for one; none when closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._items))
+            while not self._changed.wait_for(self._is_ready, timeout=TURN_S):
+                turn()
             taken: list[_Item] = []
             while self._items and len(taken) < most:
                 item, weight = self._items.popleft()
@@ -73,6 +78,9 @@ class Handover(Generic[_Item]):
                 taken.append(item)
             self._changed.notify_all()
             return taken
+
+    def _is_ready(self) -> bool:
+        return self._closed or bool(self._items)
 
     def close(self) -> None:
         """Take no more items; those inside can still be taken. Repeatable."""

@@ -75,7 +75,9 @@ def read(
             try:
                 record = _record(row)
             except MalformedEvent as error:
-                log.warning("change unreadable", connection=connection.name, error=str(error))
+                log.warning(
+                    "change unreadable", action="skip", connection=connection.name, error=str(error)
+                )
                 continue
             known[record.change.number] = record
     return gathered(known.values(), begin, connection.name, connection.user, None)

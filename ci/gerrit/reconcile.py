@@ -80,7 +80,9 @@ class Reconciler:
         if self._ssh_at_s is not None and now - self._ssh_at_s < SSH_EVERY_S:
             raise why
         self._ssh_at_s = now
-        log.warning("asked by SSH", connection=self._connection.name, reason=why.message)
+        log.warning(
+            "asked by SSH", action="fall-back", connection=self._connection.name, reason=why.message
+        )
         try:
             return self._read_by_ssh(self._connection, since, self._projects)
         except ReviewServerError as error:

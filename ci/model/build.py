@@ -2,9 +2,23 @@
 """Zuul's nouns for the work itself: Attempt, and what the judge needs to know of one."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 from ci.model.result import Outcome, Result
+
+
+class Claim(NamedTuple):
+    """A worker's right to run a build.
+
+    Attributes:
+        build_id: Which one.
+        number: Fencing token: it grows with each claim of the build, and a smaller one can no
+            longer write.
+    """
+
+    build_id: str
+    number: int
 
 
 class AttemptKind(StrEnum):
@@ -17,6 +31,18 @@ class AttemptKind(StrEnum):
     CHECK = "check"
     REPEAT = "repeat"
     BASELINE = "baseline"
+
+
+class Priority(IntEnum):
+    """Which builds go first; smaller goes before larger, whatever waits there.
+
+    `asked`: a person asked for it (a recheck), or it ran before and its worker died; `pushed`: a
+    new patch set; `missed`: its event had been missed, so nobody has been waiting just now.
+    """
+
+    ASKED = 0
+    PUSHED = 1
+    MISSED = 2
 
 
 class Phase(StrEnum):
@@ -55,6 +81,8 @@ class AttemptRecord:
             and not counted against the nodes.
         grade: Evidence grade of the node it ran on.
         hypervisor: What ran there, with its version.
+        began: Whether its suite was started.
+        peers: Further nodes of its set.
     """
 
     attempt_id: str
@@ -71,6 +99,8 @@ class AttemptRecord:
     interrupted: bool = False
     grade: str = "none"
     hypervisor: str = ""
+    began: bool = False
+    peers: tuple[str, ...] = ()
 
     @property
     def finished_tests(self) -> bool:

@@ -15,6 +15,7 @@ class NoticeKind(StrEnum):
     HELD_VOTE = "held-vote"  # a negative vote waits for an operator
     UNDELIVERED = "undelivered"  # a review could not be given for long, or was refused
     QUARANTINE = "quarantine"  # a node was taken out
+    DISK = "disk"  # a worker has no room and starts no new builds
     COMMENT_TEMPLATE = "comment-template"  # an operator's template failed, ours was used
 
 

@@ -7,6 +7,7 @@ acceptance and our commit costs nothing. Thread-safety: several calls at a time 
 never two for one change.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -50,13 +51,29 @@ class ServerAway(ReviewServerError):
         self.pause_s = pause_s
 
 
+class NoLongerOurs(ReviewServerError):
+    """Another process may be sending this review by now: nothing was posted."""
+
+
+Permit = Callable[[], None]
+
+
+def anybody() -> None:
+    """The permit of somebody who shares the outbox with nobody."""
+
+
 class Reporter(Protocol):
     """Delivers reviews to one connection."""
 
-    def deliver(self, review: Review) -> Outcome:
+    def deliver(self, review: Review, permit: Permit = anybody) -> Outcome:
         """Post a review unless it is stale or there already.
 
+        Args:
+            review: What is owed.
+            permit: Called right before each request that posts; raises when it must not.
+
         Raises:
+            NoLongerOurs: The permit said so.
             ServerAway: Nothing could be done for any change; try later.
             ReviewServerError: Nothing is known of this one's outcome; try again later.
         """

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ci.errors import HypervouchBug, HypervouchError, ReviewServerError
 from ci.model.review import Review
-from ci.reporters.base import Delivery, Outcome
+from ci.reporters.base import Delivery, Outcome, Permit, anybody
 
 MAX_BYTES = 15_000
 
@@ -38,10 +38,11 @@ class DummyReporter:
         self.current = dict(current or {})
         self.posted: list[Review] = []
 
-    def deliver(self, review: Review) -> Outcome:
+    def deliver(self, review: Review, permit: Permit = anybody) -> Outcome:
         """Post a review unless it is stale or there already.
 
         Raises:
+            NoLongerOurs: The permit said so.
             HypervouchBug: The caller broke the rules of the seam.
             HypervouchError: The script says so.
         """
@@ -56,6 +57,7 @@ class DummyReporter:
             if not review.comment_when_stale:
                 return Outcome(Delivery.STALE, "not the current patch set", "dummy")
             review = replace(review, label=None, value=0)
+        permit()
         return self._post(review)
 
     def doubt(self, review: Review) -> None:

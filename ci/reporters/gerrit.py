@@ -7,13 +7,13 @@ other way in where the first does not answer, after having looked there as well.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ci.clock import Clock, SystemClock
 from ci.errors import ReviewServerError
 from ci.model.review import Review
-from ci.reporters.base import Delivery, Outcome, ServerAway
+from ci.reporters.base import Delivery, Outcome, Permit, ServerAway, anybody
 from ci.reporters.transport import (
     Instead,
     Invisible,
@@ -44,6 +44,24 @@ class _Doubt:
     since_s: float | None = None
 
 
+class _Permitted:
+    """A transport that asks right before each post whether it may."""
+
+    def __init__(self, transport: Transport, permit: Permit) -> None:
+        self._transport, self._permit = transport, permit
+
+    @property
+    def name(self) -> str:
+        return self._transport.name
+
+    def read(self, review: Review) -> Seen:
+        return self._transport.read(review)
+
+    def post(self, review: Review, message: str, votes: Mapping[str, int]) -> Mapping[str, int]:
+        self._permit()
+        return self._transport.post(review, message, votes)
+
+
 class GerritReporter:
     """Posts reviews through one account. Thread-safe; never two calls for one change at a time.
 
@@ -63,17 +81,18 @@ class GerritReporter:
         self._failures: dict[tuple[str, str], int] = {}
         self._in_doubt: dict[str, _Doubt] = {}
 
-    def deliver(self, review: Review) -> Outcome:
+    def deliver(self, review: Review, permit: Permit = anybody) -> Outcome:
         """Post a review unless it is stale or there already.
 
         Raises:
+            NoLongerOurs: The permit, asked right before each post, said so.
             ServerAway: Nothing could be done for any change; try later.
             ReviewServerError: Nothing is known of this one's outcome; try again later.
         """
         troubles: list[tuple[Transport, Trouble]] = []
         for transport in self._ways(review):
             try:
-                outcome = self._through(transport, review)
+                outcome = self._through(_Permitted(transport, permit), review)
             except Trouble as trouble:
                 troubles.append((transport, trouble))
                 if not self._gives_way(transport, review, trouble):

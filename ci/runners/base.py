@@ -9,9 +9,14 @@ Lifecycle of one Session, driven by the worker inside one lease:
    running there is ended before a tree is put.
 3. `kill` ends everything that `run` ever started there, process groups and all. It may be
    called from another thread while `run` blocks, must succeed when repeated and when
-   nothing runs; `run` then returns or raises promptly.
+   nothing runs; `run` then returns or raises promptly. It tells whether that is certain.
 4. `fetch` may be called after a failure or a `kill`.
 5. `close` gives the connection back; repeatable, never raises.
+
+However it is ended, by a deadline, a cancel or a `kill`, a command is interrupted first, then
+terminated, then killed, with the times of the session's `Grace`: what it says meanwhile goes
+to `sink`, and what each signal did, to `tell`. A node that does not answer meanwhile costs a
+bounded time more and is disconnected.
 
 Errors: a connection that breaks in the middle raises NodeUnavailable (the node's fault); a
 command's exit status is data and is returned. Output reaches `sink` as it comes, in order,
@@ -24,6 +29,7 @@ from typing import IO, Protocol
 
 from ci.cancel import CancelToken, Deadline
 from ci.model.node import Endpoint
+from ci.runners.stop import Grace, Tell, quiet
 
 Sink = Callable[[bytes], None]
 
@@ -38,6 +44,7 @@ class Session(Protocol):
             NodeUnavailable: The node refused it or went away, or what an earlier holder left
                 running there could not be ended.
             RunTimeout: The deadline passed.
+            HypervouchError: The cause of the cancel that the deadline looks at.
         """
         ...
 
@@ -88,8 +95,15 @@ class Session(Protocol):
         """
         ...
 
-    def kill(self) -> None:
-        """End everything this session started on the node; repeatable, from any thread."""
+    def kill(self, deadline: Deadline | None = None) -> bool:
+        """End everything this session started on the node; repeatable, from any thread.
+
+        Args:
+            deadline: Cuts the session's `Grace` where less time is left.
+
+        Returns:
+            Whether it is certain that nothing of it runs any more.
+        """
         ...
 
     def close(self) -> None:
@@ -100,8 +114,21 @@ class Session(Protocol):
 class Runner(Protocol):
     """Makes Sessions for one transport. Thread-safe."""
 
-    def connect(self, endpoint: Endpoint, deadline: Deadline) -> Session:
+    def connect(
+        self,
+        endpoint: Endpoint,
+        deadline: Deadline,
+        *,
+        grace: Grace = Grace(),  # noqa: B008 it is frozen
+        tell: Tell = quiet,
+    ) -> Session:
         """Open a session.
+
+        Args:
+            endpoint: The node.
+            deadline: When to give up.
+            grace: How long each signal has when something has to be ended.
+            tell: Takes what each signal did, one sentence each, for the log.
 
         Raises:
             NodeUnavailable: Refused, unreachable, or an unknown host key.

@@ -8,27 +8,37 @@ A command is a list of words separated by `;`, carried out in order:
 - `exit STATUS`: end here; without it the status is 0;
 - `write PATH TEXT`: make a file below the directory;
 - `write-junit PATH [pass=N] [skip=N] [fail=NAME] [error=NAME]`: make a JUnit file;
-- `die`: the connection breaks.
+- `follow PATH`: carry out the lines of a file of the tree: so a patch decides;
+- `die`: the connection breaks;
+- `ignore INT`, `ignore INT TERM`: these signals do not end it from here on;
+- `last SECONDS TEXT`: interrupted from here on, it says TEXT after so long, and ends;
+- `mute`: from here on the node cannot be told to end anything.
 
 `true`, `false` and `:` mean what they do in a shell; any other word ends with status 127. The
 endpoint's facts steer the rest: `dummy: refuse` (connect fails), `dummy: full` (the tree does
-not fit). A caller that breaks the lifecycle of `ci.runners.base` gets a HypervouchBug.
+not fit). Where they lead to a machine (`nodes.pretended`), that writes down when a suite ran,
+and one that was stopped or taken over ends the suite and refuses everything else. A caller that
+breaks the lifecycle of `ci.runners.base` gets a HypervouchBug.
 """
 
 import io
+import signal
 import tarfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 from xml.sax.saxutils import quoteattr
 
 from ci.cancel import CancelToken, Deadline
-from ci.errors import CollectError, HypervouchBug, NodeUnavailable
+from ci.errors import CollectError, HypervouchBug, HypervouchError, NodeUnavailable, RunTimeout
 from ci.model.node import Endpoint
 from ci.runners.archive import Intake
 from ci.runners.base import Sink
 from ci.runners.scripts import checked_directory, exports
+from ci.runners.stop import Grace, Step, Stopped, Tell, quiet
+from nodes.pretended import Held, Machine
 
 KILLED = 130
 NOT_FOUND = 127
@@ -39,7 +49,14 @@ _FLOOD = b"0123456789abcdef" * 4 + b"\n"
 class DummyRunner:
     """Opens sessions on nodes that exist in memory."""
 
-    def connect(self, endpoint: Endpoint, deadline: Deadline) -> "DummySession":
+    def connect(
+        self,
+        endpoint: Endpoint,
+        deadline: Deadline,
+        *,
+        grace: Grace = Grace(),  # noqa: B008 it is frozen
+        tell: Tell = quiet,
+    ) -> "DummySession":
         """A session, unless the endpoint's facts say `dummy: refuse`."""
         if deadline.passed:
             raise deadline.error()
@@ -47,14 +64,32 @@ class DummyRunner:
             raise NodeUnavailable(
                 "the dummy node refuses us", hint="take `refuse` out of its facts"
             )
-        return DummySession(full=endpoint.facts.get("dummy") == "full")
+        return DummySession(
+            full=endpoint.facts.get("dummy") == "full",
+            machine=Machine.of(endpoint.facts),
+            grace=grace,
+            tell=tell,
+        )
 
 
 class DummySession:
     """Files and commands in memory, and a keen eye on the order of calls."""
 
-    def __init__(self, *, full: bool) -> None:
+    def __init__(
+        self,
+        *,
+        full: bool,
+        machine: Held | None = None,
+        grace: Grace = Grace(),  # noqa: B008 it is frozen
+        tell: Tell = quiet,
+    ) -> None:
         self._full = full
+        self._grace = grace
+        self._tell = tell
+        self._ignored: frozenset[str] = frozenset()
+        self._last: tuple[float, str] | None = None
+        self._mute = False
+        self._machine = machine
         self._files: dict[str, bytes] = {}
         self._put = False
         self._closed = False
@@ -100,9 +135,25 @@ class DummySession:
             cancel.check()
             exports(env)
             self._killed.clear()
-            return self._steps(command, directory, sink, _Watch(deadline, cancel, self._killed))
+            self._ignored, self._last = frozenset(), None
+            watch = _Watch(deadline, cancel, self._killed, self._expect_machine)
+            with self._machine or nullcontext():
+                return self._whole(command, directory, sink, watch, cancel)
         finally:
             self._busy.release()
+
+    def _whole(
+        self, command: str, directory: str, sink: Sink, watch: "_Watch", cancel: CancelToken
+    ) -> int:
+        """The suite with its end: while it is being ended it still runs."""
+        try:
+            status = self._steps(command.split(";"), directory, sink, watch)
+            self._expect_machine()
+        except HypervouchError as cause:
+            if isinstance(cause, RunTimeout) or cause is cancel.cause:
+                self._end(sink, cause)
+            raise
+        return status
 
     def fetch(
         self,
@@ -116,7 +167,8 @@ class DummySession:
         """Write the remembered files that match below `target`."""
         if self._closed:
             raise HypervouchBug("fetch() came after close()")
-        if self._dead or (deadline is not None and deadline.passed):
+        gone = self._dead or (self._machine is not None and not self._machine.mine)
+        if gone or (deadline is not None and deadline.passed):
             raise CollectError("the dummy node went away", retryable=True)
         intake = Intake(target, patterns, limit_bytes)
         base = directory.rstrip("/") + "/"
@@ -126,23 +178,57 @@ class DummySession:
                 intake.take(name, len(content), io.BytesIO(content))
         return intake.finish()
 
-    def kill(self) -> None:
+    def kill(self, deadline: Deadline | None = None) -> bool:  # noqa: ARG002 it takes no time
         """End the running command."""
         self._killed.set()
+        return not (self._mute or self._dead)
 
     def close(self) -> None:
         """Forget the node; repeatable."""
         self._closed = True
+
+    def _end(self, sink: Sink, cause: HypervouchError) -> None:
+        """End the command as a signal after the other would."""
+        done = Stopped(confirmed=False, why="the dummy node answers nobody")
+        if not self._mute:
+            done = Stopped(steps=tuple(self._signalled(sink)))
+        done.tell(self._tell)
+        if self._mute and isinstance(cause, RunTimeout):
+            raise NodeUnavailable("the dummy node could not be told to stop", retryable=True)
+
+    def _signalled(self, sink: Sink) -> Iterator[Step]:
+        for signum, seconds in self._grace.steps:
+            took_s, ends = 0.0, signum.name[3:] not in self._ignored
+            if signum is signal.SIGINT and self._last:
+                took_s = self._last[0]
+                ends = took_s <= seconds
+            if not ends:
+                took_s = seconds
+            threading.Event().wait(took_s)
+            if ends and self._last and signum is signal.SIGINT:
+                sink(self._last[1].encode() + b"\n")
+            yield Step(signal=signum.name, sent=1, left=int(not ends), took_s=took_s)
+            if ends:
+                return
 
     def _expect_open(self, call: str) -> None:
         if self._closed:
             raise HypervouchBug(f"{call}() came after close()")
         if self._dead:
             raise NodeUnavailable("the dummy node is dead", retryable=True)
+        self._expect_machine()
 
-    def _steps(self, command: str, directory: str, sink: Sink, watch: "_Watch") -> int:
-        for step in command.split(";"):
+    def _expect_machine(self) -> None:
+        if self._machine is not None and not self._machine.mine:
+            self._dead = True
+            raise NodeUnavailable("the dummy node was reset under its holder", retryable=True)
+
+    def _steps(self, steps: Sequence[str], directory: str, sink: Sink, watch: "_Watch") -> int:
+        for step in steps:
             verb, _, rest = step.strip().partition(" ")
+            if verb == "follow":
+                lines = self._files.get(f"{directory.rstrip('/')}/{rest}", b"").decode()
+                return self._steps(lines.splitlines(), directory, sink, watch)
             if verb == "exit":
                 return int(rest or 0)
             if verb == "false":
@@ -161,6 +247,13 @@ class DummySession:
         elif verb == "flood":
             size = int(rest)
             sink((_FLOOD * (size // len(_FLOOD) + 1))[:size])
+        elif verb == "ignore":
+            self._ignored = frozenset(rest.split()) - {"KILL"}
+        elif verb == "last":
+            seconds, _, text = rest.partition(" ")
+            self._last = float(seconds), text
+        elif verb == "mute":
+            self._mute = True
         elif verb == "die":
             self._dead = True
             raise NodeUnavailable("the connection to the dummy node broke", retryable=True)
@@ -175,18 +268,26 @@ class DummySession:
 
 
 class _Watch:
-    """Waits that a deadline, a cancel or a kill ends."""
+    """Waits that a deadline, a cancel, a kill or the machine's end ends."""
 
-    def __init__(self, deadline: Deadline, cancel: CancelToken, killed: threading.Event) -> None:
+    def __init__(
+        self,
+        deadline: Deadline,
+        cancel: CancelToken,
+        killed: threading.Event,
+        look: Callable[[], None],
+    ) -> None:
         self._deadline = deadline
         self._cancel = cancel
         self._killed = killed
+        self._look = look
 
     def wait(self, seconds: float) -> bool:
         """Wait that long; False when killed."""
         left_s = seconds
         while left_s > 0:
             self._cancel.check()
+            self._look()
             if self._deadline.passed:
                 raise self._deadline.error()
             if self._killed.wait(min(_TURN_S, left_s)):

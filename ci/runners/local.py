@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs plans on this machine: trusted suites only, without isolation."""
 
+import contextlib
 import os
 import secrets
 import select
@@ -13,15 +14,17 @@ from typing import IO
 
 from ci import proc
 from ci.cancel import CancelToken, Deadline
-from ci.errors import NodeUnavailable, RunTimeout
+from ci.errors import HypervouchError, NodeUnavailable, RunTimeout
 from ci.model.node import Endpoint
-from ci.runners import owned
+from ci.runners import owned, stop
 from ci.runners.archive import Intake, clear, gather
 from ci.runners.base import Sink
 from ci.runners.scripts import MARK, checked_directory, exports, family, left_behind
+from ci.runners.stop import Grace, Tell
 
 DRAIN_S = 0.25
 _POLL_MS = 100
+_REAP_S = 1.0
 _CHUNK = 128 * 1024
 # All that a command inherits; our own environment may hold secrets.
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME")
@@ -30,7 +33,14 @@ _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME")
 class LocalRunner:
     """Opens sessions on this machine. Thread-safe: it holds no state."""
 
-    def connect(self, endpoint: Endpoint, deadline: Deadline) -> "LocalSession":
+    def connect(
+        self,
+        endpoint: Endpoint,
+        deadline: Deadline,
+        *,
+        grace: Grace = Grace(),  # noqa: B008 it is frozen
+        tell: Tell = stop.quiet,
+    ) -> "LocalSession":
         """A session; nothing is started yet.
 
         Raises:
@@ -38,17 +48,20 @@ class LocalRunner:
         """
         if deadline.passed:
             raise deadline.error()
-        return LocalSession(endpoint.workdir)
+        return LocalSession(endpoint.workdir, grace, tell)
 
 
 class LocalSession:
     """Process groups on this machine. `kill` may be called from any thread."""
 
-    def __init__(self, workdir: str) -> None:
+    def __init__(self, workdir: str, grace: Grace, tell: Tell) -> None:
         self._workdir = workdir
+        self._grace = grace
+        self._tell = tell
         self._token = f"{family(workdir)}-{secrets.token_hex(16)}"
         self._owned = owned.Owned(mark=self._token)
         self._number = 0
+        self._runs = False
         self._ending = threading.Lock()
 
     def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
@@ -90,15 +103,16 @@ class LocalSession:
         if output is None:
             raise NodeUnavailable("the command's output could not be opened")
         with output:
+            self._runs = True
             try:
                 status = _follow(process, output.fileno(), sink, deadline, cancel)
             except BaseException as cause:
-                self.kill()
-                process.wait()
-                if isinstance(cause, RunTimeout) or cause is cancel.cause:
-                    # What it said while it was ended still belongs to the log.
-                    _drain(output.fileno(), sink)
+                # What it says while it is ended still belongs to the log.
+                heard = isinstance(cause, RunTimeout) or cause is cancel.cause
+                self._stop(process, _Ear(output.fileno(), sink if heard else None))
                 raise
+            finally:
+                self._runs = False
         owned.forget(self._token, self._number, process.pid)
         # Popen tells death by signal N as -N; a shell as 128 + N.
         return status if status >= 0 else 128 - status
@@ -121,11 +135,25 @@ class LocalSession:
         gather(source, intake)
         return intake.finish()
 
-    def kill(self) -> None:
-        """Interrupt, terminate, then kill all that this session started."""
+    def kill(self, deadline: Deadline | None = None) -> bool:
+        """End all that this session started; see the contract in `ci.runners.base`."""
+        grace = self._grace if self._runs else self._grace.for_leftovers
+        return self._end(grace if deadline is None else grace.within(deadline.left_s), None)
+
+    def _stop(self, process: proc.Process, ear: "_Ear") -> None:
+        """End the command that runs, and take its last words."""
+        self._end(self._grace, ear)
+        with contextlib.suppress(proc.TimeoutExpired):
+            process.wait(_REAP_S)
+        ear.drain()
+
+    def _end(self, grace: Grace, ear: "_Ear | None") -> bool:
         with self._ending:
-            if self._owned.leaders:
-                self._owned.end()
+            if not self._owned.leaders:
+                return True
+            done = self._owned.end(grace, ear.listen if ear else time.sleep)
+        done.tell(self._tell)
+        return done.confirmed
 
     def close(self) -> None:
         """Nothing is held; repeatable."""
@@ -175,9 +203,44 @@ def take_over(workdir: str) -> None:
     Raises:
         NodeUnavailable: Something could not be ended.
     """
-    left = owned.of_family(family(workdir)).end()
-    if left:
-        raise left_behind("this machine", owned.described(left))
+    done = owned.of_family(family(workdir)).end(stop.LEFTOVERS)
+    if done.left:
+        raise left_behind("this machine", "\n".join(done.left))
+
+
+class _Ear:
+    """Takes what a command says while it is ended; a sink that fails hears no more."""
+
+    def __init__(self, handle: int, sink: Sink | None) -> None:
+        self._handle = handle
+        self._sink = sink
+
+    def listen(self, seconds: float) -> None:
+        """Take what comes within that time; a full pipe would hold the command up."""
+        ends = time.monotonic() + seconds
+        while (left_s := ends - time.monotonic()) > 0:
+            if self._sink is None:
+                time.sleep(left_s)
+            elif select.select([self._handle], [], [], left_s)[0]:
+                self._pass_on(self._sink)
+
+    def drain(self) -> None:
+        """Take what still comes, for as long as what it left may hold the pipe."""
+        ends = time.monotonic() + DRAIN_S
+        while self._sink is not None and (left_s := ends - time.monotonic()) > 0:
+            if not select.select([self._handle], [], [], left_s)[0]:
+                return
+            self._pass_on(self._sink)
+
+    def _pass_on(self, sink: Sink) -> None:
+        chunk = os.read(self._handle, _CHUNK)
+        try:
+            if chunk:
+                sink(chunk)
+        except HypervouchError:
+            chunk = b""
+        if not chunk:
+            self._sink = None
 
 
 def _is_file(stream: IO[bytes]) -> bool:

@@ -8,11 +8,14 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ci import proc
 from ci.runners import scripts
+from ci.runners.stop import Grace, Step, Stopped
+
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass(kw_only=True)
@@ -29,28 +32,37 @@ class Owned:
     leaders: set[int] = field(default_factory=set)
     born: int = 0
 
-    def end(self) -> list[int]:
-        """Interrupt, terminate, then kill them all, and forget; returns what is left."""
-        for signum, grace_s in (
-            (signal.SIGINT, scripts.INTERRUPT_S),
-            (signal.SIGTERM, scripts.TERMINATE_S),
-            (signal.SIGKILL, scripts.KILL_S),
-        ):
-            if not self._signal(signum):
+    def end(self, grace: Grace, pause: Callable[[float], None] = time.sleep) -> Stopped:
+        """Interrupt, terminate, then kill them all, and forget.
+
+        Args:
+            grace: How long each signal has.
+            pause: Waits so many seconds between two looks, and may take their last words.
+        """
+        steps: list[Step] = []
+        left: list[int] = self.alive()
+        for signum, seconds in grace.steps:
+            if not left:
                 break
-            for _ in proc.wait_until(time.monotonic() + grace_s):
-                if not self.alive():
+            began, sent = time.monotonic(), len(left)
+            _signal(left, signum)
+            while time.monotonic() < began + seconds:
+                pause(_LOOK_EVERY_S)
+                left = self.alive()
+                if not left:
                     break
                 if signum is signal.SIGKILL:
-                    self._signal(signum)
-        else:
-            if left := self.alive():
-                return left
+                    _signal(left, signum)
+            took_s = time.monotonic() - began
+            steps.append(Step(signal=signum.name, sent=sent, left=len(left), took_s=took_s))
+        if left:
+            names = tuple(described(left).splitlines())
+            return Stopped(steps=tuple(steps), left=names, confirmed=False)
         for path in _records(self.mark):
             # Another user's file in a sticky directory stays; it was never believed.
             with contextlib.suppress(PermissionError):
                 path.unlink(missing_ok=True)
-        return []
+        return Stopped(steps=tuple(steps))
 
     def alive(self) -> list[int]:
         """Processes in one of the Unix sessions, or with the mark in their environment."""
@@ -75,15 +87,13 @@ class Owned:
         except (OSError, IndexError):
             return False
 
-    def _signal(self, signum: signal.Signals) -> bool:
-        """Signal whatever is alive; False when nothing is."""
-        pids = self.alive()
-        for pid in pids:
-            try:
-                os.kill(pid, signum)
-            except (ProcessLookupError, PermissionError):
-                continue
-        return bool(pids)
+
+def _signal(pids: Iterable[int], signum: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signum)
+        except (ProcessLookupError, PermissionError):
+            continue
 
 
 def note(token: str, number: int, pid: int) -> int:

@@ -19,14 +19,13 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 
 from ci.errors import ConfigError, NodeUnavailable
+from ci.runners import stop
+from ci.runners.stop import Grace
 
 MARK = "HYPERVOUCH_SESSION"
 # The script travels on standard input, so that neither it nor the environment it sets stands
 # in the node's process list; the login shell, whichever it is, only has to start `sh`.
 ENTRY = "exec sh -c 'eval \"$(cat)\"'"
-INTERRUPT_S = 2
-TERMINATE_S = 3
-KILL_S = 2
 NO_DIRECTORY = 3
 # No tool that unpacks a tree ends with it.
 LEFTOVERS = 113
@@ -83,7 +82,7 @@ def put(directory: str, *, family: str, token: str) -> str:
     where = quote(checked_directory(directory))
     steps = 'rm -rf -- "$1" && mkdir -p -- "$1" && cd -- "$1" && exec tar -xof -'
     return (
-        f"(\n{end(family)}) </dev/null || exit {LEFTOVERS}\n"
+        f"(\n{end(family, stop.LEFTOVERS, tell=False)}) </dev/null || exit {LEFTOVERS}\n"
         f"export {MARK}={token}\n"
         f"exec sh -c {quote(steps)} sh {where}\n"
     )
@@ -132,22 +131,30 @@ def run(command: str, *, directory: str, env: Mapping[str, str], token: str, num
     )
 
 
-def end(mark: str) -> str:
+def end(mark: str, grace: Grace, *, tell: bool = True) -> str:
     """Interrupt, terminate, then kill all that a token or a family started.
 
-    Status 0 when all is gone; else 1, and what is left stands on standard output.
+    Each signal has its time by the node's clock, however slow the node is. What each one did
+    stands on standard output (see `ci.runners.stop.read`) where `tell` asks for it. Status 0
+    when all is gone; else 1, and what is left stands there as well.
     """
+    steps = " ".join(f"'{s.name[3:]} {round(seconds * 100)}'" for s, seconds in grace.steps)
+    said = 'echo "=$1 $n $(count $p) $((t - from))"' if tell else ":"
     return (
-        f"{_PIDS}"
-        f"for step in 'INT {INTERRUPT_S}' 'TERM {TERMINATE_S}' 'KILL {KILL_S}'; do\n"
-        "  set -- $step; i=0; sent=\n"
-        "  while [ $i -lt $(( $2 * 10 )) ]; do\n"
-        f'    p=$(pids {mark}); [ -n "$p" ] || break 2\n'
-        '    if [ -z "$sent" ] || [ "$1" = KILL ]; then kill -s $1 $p 2>/dev/null; sent=1; fi\n'
+        f"{_PIDS}p=\n"
+        f"for step in {steps}; do\n"
+        f'  p=$(pids {mark}); [ -n "$p" ] || break\n'
+        "  set -- $step; n=$(count $p); now; from=$t\n"
+        "  kill -s $1 $p 2>/dev/null\n"
+        "  while :; do\n"
         "    sleep 0.1 2>/dev/null || sleep 1; i=$((i + 1))\n"
+        f"    p=$(pids {mark}); now\n"
+        '    if [ -z "$p" ] || [ $((t - from)) -ge $2 ]; then break; fi\n'
+        '    if [ "$1" = KILL ]; then kill -s KILL $p 2>/dev/null; fi\n'
         "  done\n"
+        f"  {said}\n"
         "done\n"
-        f'if [ -n "$p" ] && p=$(pids {mark}) && [ -n "$p" ]; then\n'
+        'if [ -n "$p" ]; then\n'
         "  for i in $p; do\n"
         '    n=; read -r n 2>/dev/null </proc/$i/comm; echo "$i (${n:-?})"\n'
         "  done\n"
@@ -182,7 +189,14 @@ def _for_find(pattern: str) -> str:
     return text.replace("**/", "*").replace("**", "*")
 
 
-_PIDS = r"""marked() {
+# `now` puts the seconds since the boot, times a hundred, into t; without them it counts turns.
+_PIDS = r"""i=0
+now() {
+  t=; read -r t rest 2>/dev/null </proc/uptime; t=${t%.*}${t#*.}; t=${t#0}; t=${t#0}
+  case $t in ''|*[!0-9]*) t=$((i * 10)) ;; esac
+}
+count() { echo $#; }
+marked() {
   for f in $(grep -ls "MARK=$mark" /proc/[0-9]*/environ 2>/dev/null); do
     f=${f#/proc/}; echo "${f%/environ}"
   done

@@ -14,9 +14,10 @@ import paramiko
 from ci.cancel import CancelToken, Deadline
 from ci.errors import CollectError, ConfigError, HypervouchError, NodeUnavailable, RunTimeout
 from ci.model.node import Endpoint
-from ci.runners import scripts
+from ci.runners import scripts, stop
 from ci.runners.archive import MAX_FILES, Intake, unpack
 from ci.runners.base import Sink
+from ci.runners.stop import Grace, Stopped, Tell
 
 CONNECT_S = 15.0
 KEEPALIVE_S = 15
@@ -25,10 +26,12 @@ UNACKNOWLEDGED_S = 45
 # A channel that does not open, or a transfer that stands still, for this long is lost.
 CHANNEL_S = 10.0
 STALLED_S = 30.0
-END_S = float(scripts.INTERRUPT_S + scripts.TERMINATE_S + scripts.KILL_S + 5)
+# Beyond the times of the signals: for the node's answer that all is gone.
+CONFIRM_S = 5.0
 # How long output is awaited after the command ended while a leftover holds its streams.
 DRAIN_S = 0.25
 _POLL_S = 0.1
+_TURN_S = 1.0
 _CHUNK = 128 * 1024
 # With these the cipher authenticates too: no second pass over every packet in Python.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
@@ -37,7 +40,14 @@ _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "a
 class SshRunner:
     """Opens sessions over SSH. Thread-safe: it holds no state."""
 
-    def connect(self, endpoint: Endpoint, deadline: Deadline) -> "SshSession":
+    def connect(
+        self,
+        endpoint: Endpoint,
+        deadline: Deadline,
+        *,
+        grace: Grace = Grace(),  # noqa: B008 it is frozen
+        tell: Tell = stop.quiet,
+    ) -> "SshSession":
         """Log in with the endpoint's key; its host key must be in `known_hosts`.
 
         Raises:
@@ -74,7 +84,11 @@ class SshRunner:
         if transport is None:
             raise NodeUnavailable(f"node {where} closed the connection at once")
         transport.set_keepalive(KEEPALIVE_S)
-        return SshSession(client, transport, where, scripts.family(endpoint.workdir))
+        if deadline.passed:  # or cancelled, while we logged in
+            client.close()
+            raise deadline.error()
+        family = scripts.family(endpoint.workdir)
+        return SshSession(client, transport, where, family, grace=grace, tell=tell)
 
 
 class _PromptSocket(socket.socket):
@@ -126,20 +140,32 @@ class SshSession:
     """One connection to a node. `kill` may be called from any thread."""
 
     def __init__(
-        self, client: paramiko.SSHClient, transport: paramiko.Transport, where: str, family: str
+        self,
+        client: paramiko.SSHClient,
+        transport: paramiko.Transport,
+        where: str,
+        family: str,
+        *,
+        grace: Grace,
+        tell: Tell,
     ) -> None:
         self._client = client
+        self._grace = grace
+        self._tell = tell
         self._transport = transport
         self._where = where
         self._family = family
         self._token = f"{family}-{secrets.token_hex(16)}"
         self._number = 0
+        self._begun = False
+        self._runs = False
         self._ending = threading.Lock()
 
     def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
         """End what an earlier holder left, then unpack a tar stream into `directory`."""
         script = scripts.put(directory, family=self._family, token=self._token).encode()
         channel = self._open(scripts.put_entry(len(script)))
+        self._begun = True
         try:
             channel.sendall(script)
             said = self._send(channel, tar, deadline)
@@ -181,26 +207,28 @@ class SshSession:
             _check(deadline)
 
         channel = self._open(scripts.ENTRY)
+        self._begun = self._runs = True
+        ear = _Ear(channel, sink)
         try:
             channel.sendall(script.encode())
             channel.shutdown_write()
             return self._read(channel, sink, watch)
         except (OSError, EOFError, paramiko.SSHException) as error:
             if self._transport.is_active():
-                self._end()
+                self._end(self._grace)
             raise self._lost("while a command ran", error) from error
         except HypervouchError as cause:
-            # What is left of the output still belongs to the log; a sink that fails here has
-            # failed before and would only hide the cause.
-            if self._end():
-                self._drain(channel, sink, cause)
+            # What it says while it is ended still belongs to the log.
+            if self._end(self._grace, ear):
+                ear.drain()
             elif isinstance(cause, RunTimeout):
                 raise self._lost("and could not be told to stop", cause) from cause
             raise
         except BaseException:
-            self._end()
+            self._end(self._grace)
             raise
         finally:
+            self._runs = False
             channel.close()
 
     def fetch(
@@ -239,9 +267,12 @@ class SshSession:
             channel.close()
         return intake.finish()
 
-    def kill(self) -> None:
+    def kill(self, deadline: Deadline | None = None) -> bool:
         """End all that this session started; a node that cannot be asked is disconnected."""
-        self._end()
+        if not self._begun:
+            return True
+        grace = self._grace if self._runs else self._grace.for_leftovers
+        return self._end(grace if deadline is None else grace.within(deadline.left_s))
 
     def close(self) -> None:
         """Disconnect; repeatable."""
@@ -301,35 +332,40 @@ class SshSession:
             watch()
         return _status(channel)
 
-    def _drain(self, channel: paramiko.Channel, sink: Sink, cause: HypervouchError) -> None:
-        """Pass on what came while the command was ended; bounded by a second."""
-        ends = time.monotonic() + 1.0
-        try:
-            while time.monotonic() < ends and (chunk := channel.recv(_CHUNK)):
-                sink(chunk)
-        except (TimeoutError, HypervouchError):
-            raise cause from None
-
-    def _end(self) -> bool:
+    def _end(self, grace: Grace, ear: "_Ear | None" = None) -> bool:
         """End what runs, by a second channel; False (and disconnected) where that failed."""
         with self._ending:
-            try:
-                done = self._ask(scripts.end(self._token)) == 0
-            except (NodeUnavailable, OSError, EOFError, paramiko.SSHException):
-                done = False
-            if not done:
+            done = self._stopped(grace, ear)
+            if not done.confirmed:
                 self._client.close()
-            return done
+        done.tell(self._tell)
+        return done.confirmed
 
-    def _ask(self, script: str) -> int:
-        channel = self._open(scripts.ENTRY)
+    def _stopped(self, grace: Grace, ear: "_Ear | None") -> Stopped:
+        """Run the script that ends what we started; say what it said."""
+        try:
+            channel = self._open(scripts.ENTRY)
+        except NodeUnavailable as error:
+            return Stopped(confirmed=False, why=error.message)
         try:
             channel.settimeout(CHANNEL_S)
-            channel.sendall(script.encode())
+            channel.sendall(scripts.end(self._token, grace).encode())
             channel.shutdown_write()
-            if not channel.status_event.wait(END_S):
-                raise TimeoutError(f"no answer within {END_S:g} s")
-            return channel.exit_status
+            ends = time.monotonic() + grace.total_s + CONFIRM_S
+            while not channel.status_event.wait(_POLL_S):
+                if ear:
+                    ear.listen()
+                if time.monotonic() >= ends:
+                    why = (
+                        f"node {self._where} did not answer within {grace.total_s + CONFIRM_S:g} s"
+                    )
+                    return Stopped(confirmed=False, why=why)
+            steps, left = stop.read(_rest(channel))
+            gone = channel.exit_status == 0
+            why = "" if gone else f"the connection to node {self._where} broke"
+            return Stopped(steps=steps, left=left, confirmed=gone, why=why)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            return Stopped(confirmed=False, why=self._lost("meanwhile", error).message)
         finally:
             channel.close()
 
@@ -340,6 +376,43 @@ class SshSession:
             hint="check that the node is up",
             retryable=True,
         )
+
+
+class _Ear:
+    """Takes what a command says while it is ended; a sink that fails hears no more."""
+
+    def __init__(self, channel: paramiko.Channel, sink: Sink) -> None:
+        self._channel = channel
+        self._sink: Sink | None = sink
+
+    def listen(self) -> None:
+        """Take what is there; a full window would hold the command up."""
+        while self._sink is not None and self._channel.recv_ready():
+            self._pass_on(self._sink)
+
+    def drain(self) -> None:
+        """Take what still comes; bounded by a second."""
+        ends = time.monotonic() + 1.0
+        while self._sink is not None and time.monotonic() < ends:
+            self._pass_on(self._sink)
+
+    def _pass_on(self, sink: Sink) -> None:
+        try:
+            chunk = self._channel.recv(_CHUNK)
+            if chunk:
+                sink(chunk)
+        except (OSError, HypervouchError):
+            chunk = b""
+        if not chunk:
+            self._sink = None
+
+
+def _rest(channel: paramiko.Channel) -> str:
+    """What a script that has ended said; its channel's window holds far more."""
+    said = bytearray()
+    while len(said) < _CHUNK and (chunk := channel.recv(_CHUNK)):
+        said += chunk
+    return said.decode("utf-8", "replace")
 
 
 def _check(deadline: Deadline) -> None:
@@ -385,10 +458,18 @@ class _Incoming:
         return chunk
 
     def _more(self) -> bool:
-        left_s = STALLED_S if self._deadline is None else min(STALLED_S, self._deadline.left_s)
-        self._channel.settimeout(max(0.01, left_s))
-        if self._deadline is not None and self._deadline.passed:
-            raise TimeoutError(self._deadline.error().message)
-        chunk = self._channel.recv(_CHUNK)
-        self._buffer += chunk
-        return bool(chunk)
+        stalled = time.monotonic() + STALLED_S
+        while True:
+            left_s = STALLED_S if self._deadline is None else self._deadline.left_s
+            if left_s <= 0 and self._deadline is not None:
+                raise TimeoutError(self._deadline.error().message)
+            # In turns: a deadline may be brought forward while nothing comes.
+            self._channel.settimeout(max(0.01, min(_TURN_S, left_s)))
+            try:
+                chunk = self._channel.recv(_CHUNK)
+            except TimeoutError:
+                if time.monotonic() >= stalled:
+                    raise
+                continue
+            self._buffer += chunk
+            return bool(chunk)

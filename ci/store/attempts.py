@@ -8,8 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ci.errors import ClaimLost
 from ci.layout import Job
-from ci.model.build import AttemptKind, AttemptRecord, Phase
+from ci.model.build import AttemptKind, AttemptRecord, Claim, Phase
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status
 from ci.model.verdict_json import judgement_from_json, judgement_to_json
 from ci.store import schema
@@ -18,7 +19,9 @@ from ci.store.database import Database
 
 BASELINE_AGE = timedelta(hours=24)
 _CONFIRMED = (FailureClass.REGRESSION, FailureClass.NEW_FAILING, FailureClass.KNOWN)
+_COUNTED = (Result.SUCCESS.value, Result.FAILURE.value)
 INTERRUPTED = "the CI was stopped or killed while this ran; it is run again"
+LATE = "what came in later does not count"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,48 @@ class BuildOrder:
     pipeline: str
     requested_by: str = ""
     request: str = ""
+    worker: str | None = None
+    claim: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """What must still be so for a worker to write anything of a build.
+
+    Attributes:
+        claim: The build, and which claim of it.
+        worker: Process that made the claim.
+        incarnation: Its present start: a frozen one that was started anew no longer counts.
+    """
+
+    claim: Claim
+    worker: str
+    incarnation: str
+
+
+def guard(tx: sa.Connection, fence: Fence) -> None:
+    """Let only the present holder of a build write; in the transaction of what is written.
+
+    Raises:
+        ClaimLost: The build is another's by now, or waits in the queue again.
+    """
+    build, process = schema.build, schema.process
+    row = tx.execute(
+        sa.select(build.c.worker, build.c.claim, process.c.incarnation)
+        .join(process, process.c.name == build.c.worker, isouter=True)
+        .where(build.c.id == fence.claim.build_id)
+    ).first()
+    if row is None or row.claim != fence.claim.number or row.worker != fence.worker:
+        raise ClaimLost(
+            f"build {fence.claim.build_id} is no longer this worker's: claim "
+            f"{fence.claim.number} of {fence.worker} has ended",
+            hint="look why this process stood still, or could not reach the database",
+        )
+    if row.incarnation not in {None, fence.incarnation}:
+        raise ClaimLost(
+            f"{fence.worker} was started anew while this still ran",
+            hint="give each process a state-dir of its own",
+        )
 
 
 def load(database: Database, build_id: str) -> BuildOrder | None:
@@ -74,20 +119,64 @@ def load(database: Database, build_id: str) -> BuildOrder | None:
         pipeline=row["ci_buildset_pipeline"],
         requested_by=row["ci_buildset_requested_by"],
         request=row["ci_buildset_request"],
+        worker=row["ci_build_worker"],
+        claim=row["ci_build_claim"],
     )
 
 
-def begin(tx: sa.Connection, build_id: str, kind: AttemptKind, *, at: datetime) -> str:
+def begin(
+    tx: sa.Connection,
+    build_id: str,
+    kind: AttemptKind,
+    *,
+    at: datetime,
+    worker: str | None = None,
+    claim: int = 0,
+) -> str:
     """Start an attempt; one that a killed process left open is closed as interrupted first.
 
     Returns:
         The attempt's id.
     """
     table = schema.attempt
-    mine = table.c.build_id == build_id
+    close_open(tx, build_id, at=at)
+    last = tx.execute(
+        sa.select(sa.func.max(table.c.number)).where(table.c.build_id == build_id)
+    ).scalar()
+    number = (last or 0) + 1
+    attempt_id = make_id("attempt", build_id, number)
     tx.execute(
+        sa.insert(table).values(
+            id=attempt_id,
+            build_id=build_id,
+            number=number,
+            kind=kind.value,
+            state="running",
+            phase=Phase.MERGE.value,
+            error="",
+            hint="",
+            worker=worker,
+            claim=claim,
+            grade="none",
+            hypervisor="",
+            facts={},
+            interrupted=False,
+            started_at=at,
+        )
+    )
+    return attempt_id
+
+
+def close_open(tx: sa.Connection, build_id: str, *, at: datetime) -> int:
+    """Close what a process that is gone left open: interrupted, so nobody's fault.
+
+    Returns:
+        How many attempts that were.
+    """
+    table = schema.attempt
+    done = tx.execute(
         sa.update(table)
-        .where(mine, table.c.state == "running")
+        .where(table.c.build_id == build_id, table.c.state == "running")
         .values(
             state="done",
             phase=Phase.DONE.value,
@@ -97,26 +186,7 @@ def begin(tx: sa.Connection, build_id: str, kind: AttemptKind, *, at: datetime) 
             finished_at=at,
         )
     )
-    last = tx.execute(sa.select(sa.func.max(table.c.number)).where(mine)).scalar() or 0
-    attempt_id = make_id("attempt", build_id, last + 1)
-    tx.execute(
-        sa.insert(table).values(
-            id=attempt_id,
-            build_id=build_id,
-            number=last + 1,
-            kind=kind.value,
-            state="running",
-            phase=Phase.MERGE.value,
-            error="",
-            hint="",
-            grade="none",
-            hypervisor="",
-            facts={},
-            interrupted=False,
-            started_at=at,
-        )
-    )
-    return attempt_id
+    return int(done.rowcount)
 
 
 def update(tx: sa.Connection, attempt_id: str, **values: Any) -> None:
@@ -137,22 +207,64 @@ class AttemptEnd:
     outcomes: tuple[Outcome, ...] = ()
 
 
-def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime) -> None:
-    """Close an attempt with its outcomes."""
+def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime) -> bool:
+    """Close an attempt with its outcomes; False for one that is closed already."""
+    table = schema.attempt
+    done = tx.execute(
+        sa.update(table)
+        .where(table.c.id == attempt_id, table.c.state == "running")
+        .values(
+            state="done",
+            phase=Phase.DONE.value,
+            result=end.result.value,
+            error=end.error,
+            hint=end.hint,
+            exit_status=end.exit_status,
+            interrupted=end.interrupted,
+            dependency=end.dependency,
+            finished_at=at,
+        )
+    )
+    if not done.rowcount:
+        return False
+    _add_outcomes(tx, attempt_id, end.outcomes)
+    return True
+
+
+def keep_evidence(
+    tx: sa.Connection, attempt_id: str, end: AttemptEnd, why: str, *, at: datetime
+) -> None:
+    """Write down what a worker found under a claim that was no longer its own.
+
+    It is shown, and never judged: the attempt is LOST. One that was settled keeps its end, and
+    evidence is kept once.
+    """
+    table = schema.attempt
+    row = tx.execute(
+        sa.select(table.c.state, table.c.result, table.c.error, table.c.finished_at).where(
+            table.c.id == attempt_id
+        )
+    ).first()
+    if row is None or LATE in row.error:
+        return
+    if row.state == "done" and row.result != Result.LOST.value:
+        return
+    found = f"{end.result.value}, {len(end.outcomes)} tests" if end.outcomes else end.result.value
     update(
         tx,
         attempt_id,
         state="done",
         phase=Phase.DONE.value,
-        result=end.result.value,
-        error=end.error,
-        hint=end.hint,
-        exit_status=end.exit_status,
-        interrupted=end.interrupted,
-        dependency=end.dependency,
-        finished_at=at,
+        result=Result.LOST.value,
+        interrupted=True,
+        error=f"{row.error or why}; {LATE}: {found}",
+        finished_at=row.finished_at or at,
     )
-    if end.outcomes:
+    _add_outcomes(tx, attempt_id, end.outcomes)
+
+
+def _add_outcomes(tx: sa.Connection, attempt_id: str, outcomes: Sequence[Outcome]) -> None:
+    if outcomes:
         tx.execute(
             sa.insert(schema.outcome),
             [
@@ -164,7 +276,7 @@ def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime)
                     "message": o.message,
                     "details": o.details,
                 }
-                for o in end.outcomes
+                for o in outcomes
             ],
         )
 
@@ -209,7 +321,7 @@ def baselines(
         .where(
             confirmed,
             build.c.id != order.build_id,
-            table.c.result.in_([Result.SUCCESS.value, Result.FAILURE.value]),
+            table.c.result.in_(_COUNTED),
             table.c.tree == check.base_tree,
             table.c.grade == check.grade,
             table.c.hypervisor == check.hypervisor,
@@ -237,9 +349,11 @@ def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Atte
     if not rows:
         return ()
     table = schema.outcome
-    ids = [row.id for row in rows]
-    found: dict[str, list[Outcome]] = {i: [] for i in ids}
-    for row in tx.execute(sa.select(table).where(table.c.attempt_id.in_(ids)).order_by(table.c.id)):
+    found: dict[str, list[Outcome]] = {row.id: [] for row in rows}
+    counted = [row.id for row in rows if row.result in _COUNTED]  # of others it is evidence only
+    for row in tx.execute(
+        sa.select(table).where(table.c.attempt_id.in_(counted)).order_by(table.c.id)
+    ):
         found[row.attempt_id].append(
             Outcome(
                 test_id=row.test_id,
@@ -264,6 +378,8 @@ def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Atte
             interrupted=row.interrupted,
             grade=row.grade,
             hypervisor=row.hypervisor,
+            began=row.suite_started_at is not None,
+            peers=tuple(peer["node"] for peer in row.peers or ()),
         )
         for row in rows
     )
@@ -273,6 +389,7 @@ def finish_build(tx: sa.Connection, build_id: str, judgement: Judgement, *, at: 
     """Write a build's judgement; a build that is done stays as it is."""
     build = schema.build
     canceled = judgement.result is Result.CANCELED
+    close_open(tx, build_id, at=at)  # of a build that was given up because it kills its worker
     tx.execute(
         sa.update(build)
         .where(build.c.id == build_id, build.c.state.in_(("queued", "running")))
@@ -327,7 +444,7 @@ def _evidence(tx: sa.Connection, build_ids: Sequence[str]) -> dict[str, tuple[st
         .where(
             table.c.build_id.in_(build_ids),
             table.c.kind == AttemptKind.CHECK.value,
-            table.c.result.in_([Result.SUCCESS.value, Result.FAILURE.value]),
+            table.c.result.in_(_COUNTED),
         )
         .order_by(table.c.number)
     )
@@ -360,5 +477,9 @@ def finish_buildset(
 
 
 def nodes_tried(attempts: Iterable[AttemptRecord]) -> tuple[str, ...]:
-    """Names of the nodes that earlier attempts used; the next one goes elsewhere if it can."""
-    return tuple({a.node: None for a in attempts if a.node})
+    """Nodes that earlier attempts used; the next one goes elsewhere if it can.
+
+    One that we interrupted ourselves says nothing of its nodes.
+    """
+    used = [node for a in attempts if not a.interrupted for node in (a.node, *a.peers)]
+    return tuple({node: None for node in used if node})

@@ -10,8 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ci.layout import Job
+from ci.model.build import Priority
 from ci.model.change import Change, Patchset
-from ci.store import schema
+from ci.store import schema, turns
 
 OPEN_STATES = ("queued", "running")
 _NAME_LIMIT = 255
@@ -46,6 +47,13 @@ class NewBuildset:
     request: str = ""
     made_up: bool = False
     occurred_at: datetime | None = None
+
+    @property
+    def priority(self) -> Priority:
+        """Where its builds stand in line: before them all, what a person waits for."""
+        if self.requested_by:
+            return Priority.ASKED
+        return Priority.MISSED if self.made_up else Priority.PUSHED
 
 
 def make_id(*parts: object) -> str:
@@ -101,13 +109,14 @@ def add_buildset(
             created_at=at,
         )
     )
-    _add_builds(tx, new.jobs, key, buildset_id, at)
+    _add_builds(tx, new, key, buildset_id, at)
     return buildset_id
 
 
 def _add_builds(
-    tx: sa.Connection, jobs: Sequence[Job], key: tuple[object, ...], buildset_id: str, at: datetime
+    tx: sa.Connection, new: NewBuildset, key: tuple[object, ...], buildset_id: str, at: datetime
 ) -> None:
+    project, priority = new.change.project, new.priority.value
     tx.execute(
         sa.insert(schema.build),
         [
@@ -118,12 +127,16 @@ def _add_builds(
                 "job": job.model_dump(mode="json", by_alias=True),
                 "node_label": job.node_label,
                 "voting": job.voting,
+                "priority": priority,
+                "turn": turns.draw(tx, project=project, label=job.node_label, priority=priority),
+                "wants": list(job.peers),
+                "requires": list(job.requires),
                 "state": "queued",
                 "waiting": "",
                 "reason": "",
                 "queued_at": at,
             }
-            for job in jobs
+            for job in new.jobs
         ],
     )
 
@@ -193,6 +206,7 @@ def cancel_buildsets(
     """Cancel whole buildsets; see `cancel_builds`."""
     build = schema.build
     mine = build.c.buildset_id.in_(buildset_ids)
+    lines = turns.of_buildsets(tx, buildset_ids)
     tx.execute(
         sa.update(build)
         .where(mine, build.c.state == "queued")
@@ -205,6 +219,7 @@ def cancel_buildsets(
             finished_at=at,
         )
     )
+    turns.close_gaps(tx, lines)
     running = (
         tx.execute(sa.select(build.c.id).where(mine, build.c.state == "running")).scalars().all()
     )

@@ -9,19 +9,25 @@ still in the middle of a transaction loses it after `STALLED_S`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import sqlalchemy as sa
 
-from ci.errors import ConfigError, StorageError
+from ci import settings
+from ci.errors import ConfigError
+from ci.layout import Service
+from ci.metrics import Metrics
+from ci.store.refusals import TROUBLE, at_fault, not_opened, refused
 from ci.store.schema import SCHEMA_VERSION, metadata, schema_version
 
 STALLED_S = 10
 WRITER_LOCK = 0x68767563
 """Key of PostgreSQL's advisory lock that makes writers wait for each other."""
 
-# The disk, the file or the server is at fault; what else derives from these is our own mistake.
-_AT_FAULT = (sa.exc.OperationalError, sa.exc.DatabaseError, sa.exc.InterfaceError)
+OLDEST_POSTGRESQL = 13
+FILE_NAME = "hypervouch.db"
+
 _POSTGRESQL_OPTIONS = {
     "idle_in_transaction_session_timeout": f"{STALLED_S}s",
     "lock_timeout": "30s",
@@ -65,6 +71,7 @@ class Database:
             )
             sa.event.listen(self.engine, "begin", _writers_wait)
 
+        self._metrics: Metrics | None = None
         self._reading: dict[str, Any] = {}
         if self.shared:
             self._reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -73,6 +80,43 @@ class Database:
     def shared(self) -> bool:
         """Whether other processes may do our work as well: on PostgreSQL, never on SQLite."""
         return self.engine.dialect.name != "sqlite"
+
+    @classmethod
+    def of(cls, service: Service) -> "Database":
+        """The database of an installation, as its configuration says; nothing is made yet.
+
+        Raises:
+            ConfigError: The state directory cannot be made, or the password is missing.
+        """
+        if not service.database:
+            return cls.in_directory(service.state_dir)
+        secret = service.database_password
+        return cls(service.database, password=settings.resolve_secret(secret) if secret else "")
+
+    @classmethod
+    def that_ran(cls, service: Service) -> "Database | None":
+        """The same, ready to be read; None where nothing was ever run.
+
+        Raises:
+            ConfigError: It cannot be opened, or has another version of the schema.
+            StorageError: It cannot be reached.
+        """
+        if not service.database and not (service.state_dir / FILE_NAME).is_file():
+            return None
+        database = cls.of(service)
+        try:
+            if (version := database.version()) is None:
+                database.close()
+                return None
+            _refuse_other(version)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def measure(self, metrics: Metrics) -> None:
+        """Time every write from now on, and count what is refused."""
+        self._metrics = metrics
 
     @classmethod
     def in_directory(cls, state_dir: Path) -> "Database":
@@ -88,32 +132,60 @@ class Database:
                 f"state-dir {state_dir} cannot be used: {error.strerror}",
                 hint="name a directory that this user may write",
             ) from error
-        return cls(f"sqlite:///{state_dir / 'hypervouch.db'}")
+        return cls(f"sqlite:///{state_dir / FILE_NAME}")
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for PostgreSQL."""
+        name = self.engine.url.database
+        return None if self.shared or not name else Path(name)
+
+    def full_url(self) -> str:
+        """URL with the password in it: for another library, never for a message."""
+        return self.engine.url.render_as_string(hide_password=False)
+
+    def version(self) -> int | None:
+        """Version of its schema; None where it has no tables of ours.
+
+        Raises:
+            ConfigError: It cannot be opened, or its server is too old.
+            StorageError: It cannot be reached or read.
+        """
+        with self.opening(), self.engine.connect() as connection:
+            connection.execution_options(ci_reading=True)
+            _refuse_server(connection)
+            return found_version(connection)
 
     def create(self) -> None:
         """Make the tables where there are none; refuse those of another version.
 
         Raises:
-            ConfigError: The file belongs to another version of the schema.
-            StorageError: The database cannot be read or written.
+            ConfigError: It cannot be opened, or belongs to another version of the schema.
+            StorageError: The database cannot be reached, read or written.
+        """
+        with self.opening(), self.engine.begin() as connection:
+            _refuse_server(connection)
+            found = found_version(connection)
+            if found is None:
+                metadata.create_all(connection)
+                connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
+        if found is not None:
+            _refuse_other(found)
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Turn the troubles of a first connection into something an operator can mend.
+
+        Raises:
+            ConfigError: The operator has to mend something first.
+            StorageError: The database cannot be reached, read or written.
         """
         try:
-            with self.engine.begin() as connection:
-                metadata.create_all(connection)
-                found = connection.execute(sa.select(schema_version.c.version)).scalar()
-                if found is None:
-                    connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
-        except _TROUBLE as error:
-            if not _at_fault(error):
+            yield
+        except TROUBLE as error:
+            if (told := not_opened(self.engine.url, error)) is None:
                 raise
-            raise _refused(
-                f"the database {self.engine.url.render_as_string()} cannot be used", error
-            ) from error
-        if found not in {None, SCHEMA_VERSION}:
-            raise ConfigError(
-                f"the database has schema version {found}, this program needs {SCHEMA_VERSION}",
-                hint="use the version that made it, or another state-dir",
-            )
+            raise told from error
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -122,13 +194,17 @@ class Database:
         Raises:
             StorageError: The disk is full or the database is locked for too long.
         """
+        began_s = perf_counter()
         try:
             with self.engine.begin() as connection:
                 yield connection
-        except _TROUBLE as error:
-            if not _at_fault(error):
+        except TROUBLE as error:
+            if not at_fault(error):
                 raise
-            raise _refused("a write to the database failed", error) from error
+            self._count_refusal("write")
+            raise refused("a write to the database failed", error) from error
+        if self._metrics is not None:
+            self._metrics.write_seconds.observe(perf_counter() - began_s)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -140,37 +216,19 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 yield connection.execution_options(ci_reading=True, **self._reading)
-        except _TROUBLE as error:
-            if not _at_fault(error):
+        except TROUBLE as error:
+            if not at_fault(error):
                 raise
-            raise _refused("the database could not be read", error) from error
+            self._count_refusal("read")
+            raise refused("the database could not be read", error) from error
+
+    def _count_refusal(self, what: str) -> None:
+        if self._metrics is not None:
+            self._metrics.refusals.labels(what).inc()
 
     def close(self) -> None:
         """Give back every connection."""
         self.engine.dispose()
-
-
-_TROUBLE = (sa.exc.DBAPIError, sa.exc.TimeoutError)
-
-
-def _at_fault(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> bool:
-    """Whether the database is to blame for an error, and not a statement of ours."""
-    if isinstance(error, sa.exc.TimeoutError) or error.connection_invalidated:
-        return True
-    # A transaction that stood still was ended by the server: 25P03.
-    stalled = getattr(error.orig, "sqlstate", None) == "25P03"
-    return type(error) in _AT_FAULT or stalled
-
-
-def _refused(what: str, error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> StorageError:
-    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-    return StorageError(
-        f"{what}: {first}",
-        hint="look at the disk's free space, at the file's owner, and whether state-dir is right; "
-        "for PostgreSQL, whether its server runs and lets us in",
-        retryable=True,
-    )
 
 
 def _writers_wait(connection: sa.Connection) -> None:
@@ -195,3 +253,46 @@ def _begin_immediate(connection: sa.Connection) -> None:
     """Lock for writing at once: a read inside a write transaction is then under the lock."""
     reading = connection.get_execution_options().get("ci_reading")
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def found_version(connection: sa.Connection) -> int | None:
+    """Version of the schema that a database has; None where it has none of our tables."""
+    if not sa.inspect(connection).has_table(schema_version.name):
+        return None
+    found: int | None = connection.execute(
+        sa.select(sa.func.max(schema_version.c.version))
+    ).scalar()
+    return found
+
+
+def _refuse_other(found: int) -> None:
+    """Raise a ConfigError for a schema that is not this program's."""
+    if found < SCHEMA_VERSION:
+        raise ConfigError(
+            f"the database has schema version {found}, this program needs {SCHEMA_VERSION}",
+            hint="stop every process of the installation, then run `hypervouch db upgrade`",
+        )
+    if found > SCHEMA_VERSION:
+        raise ConfigError(
+            f"the database has schema version {found}, this program knows {SCHEMA_VERSION}",
+            hint="a newer program has upgraded it: install that one here as well",
+        )
+
+
+def _refuse_server(connection: sa.Connection) -> None:
+    """Raise a ConfigError for a PostgreSQL that is too old, or a database of few characters."""
+    dialect = connection.dialect
+    if dialect.name == "sqlite":
+        return
+    major = int((dialect.server_version_info or (0,))[0])
+    if major < OLDEST_POSTGRESQL:
+        raise ConfigError(
+            f"the server is PostgreSQL {major}; {OLDEST_POSTGRESQL} is the oldest that will do",
+            hint="upgrade the server, or name another one in the key database",
+        )
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"the database's encoding is {encoding}, which cannot hold every text",
+            hint="make another: CREATE DATABASE name OWNER role ENCODING UTF8 TEMPLATE template0",
+        )

@@ -233,6 +233,13 @@ def unprocessed(
     return [(row.id, event_from_json(row.payload)) for row in rows]
 
 
+def is_unprocessed(tx: sa.Connection, event_id: int) -> bool:
+    """Whether nobody has planned an event yet; holds until the end of a write transaction."""
+    table = schema.event
+    query = sa.select(table.c.id).where(table.c.id == event_id, table.c.processed_at.is_(None))
+    return tx.execute(query).first() is not None
+
+
 def mark_processed(tx: sa.Connection, event_id: int, *, decision: str, at: datetime) -> None:
     """Note what an event led to; part of the planner's own transaction."""
     table = schema.event

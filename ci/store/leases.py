@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from ci.model.node import Lease, NodeState
+from ci.scheduling import Needs, Node, Seating
 from ci.store import schema
 
 USABLE = (NodeState.GOOD.value, NodeState.UNKNOWN.value)
@@ -21,18 +22,33 @@ class Renewal:
     cancel_reason: str | None
 
 
-def register(tx: sa.Connection, *, name: str, label: str, provider: str) -> None:
-    """Make the row of a slot, or give it its current label; health and token stay."""
+def register(
+    tx: sa.Connection,
+    *,
+    name: str,
+    label: str,
+    provider: str,
+    tags: Collection[str] = (),
+    worker: str | None = None,
+) -> None:
+    """Make the row of a slot, or give it its current label; health and token stay.
+
+    Args:
+        tx: The caller's transaction.
+        name: Of the node.
+        label: What jobs ask for.
+        provider: Who makes it.
+        tags: What jobs may require.
+        worker: The one process that reaches it; None: any does.
+    """
     table = schema.node
-    done = tx.execute(
-        sa.update(table).where(table.c.name == name).values(label=label, provider=provider)
-    )
+    said = {"label": label, "provider": provider, "tags": list(tags), "worker": worker}
+    done = tx.execute(sa.update(table).where(table.c.name == name).values(said))
     if not done.rowcount:
         tx.execute(
             sa.insert(table).values(
+                **said,
                 name=name,
-                label=label,
-                provider=provider,
                 state=NodeState.UNKNOWN.value,
                 reason="",
                 failures=0,
@@ -41,11 +57,15 @@ def register(tx: sa.Connection, *, name: str, label: str, provider: str) -> None
         )
 
 
-def retire_missing(tx: sa.Connection, names: Collection[str]) -> None:
-    """Retire slots that the configuration no longer has; bring back those that it has again."""
+def retire_missing(tx: sa.Connection, names: Collection[str], *, worker: str | None = None) -> None:
+    """Retire slots that the configuration no longer has; bring back those that it has again.
+
+    What only another process reaches is that one's to retire.
+    """
     table = schema.node
     retired = NodeState.RETIRED.value
-    tx.execute(sa.update(table).where(table.c.name.not_in(names)).values(state=retired))
+    ours = sa.or_(table.c.worker.is_(None), table.c.worker == worker)
+    tx.execute(sa.update(table).where(ours, table.c.name.not_in(names)).values(state=retired))
     tx.execute(
         sa.update(table)
         .where(table.c.name.in_(names), table.c.state == retired)
@@ -53,46 +73,104 @@ def retire_missing(tx: sa.Connection, names: Collection[str]) -> None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Who asks for nodes, and when.
+
+    Attributes:
+        holder: Attempt that will hold them.
+        worker: Process that runs it.
+        now: The time.
+        term: How long a lease lasts without renewal.
+    """
+
+    holder: str
+    worker: str
+    now: datetime
+    term: timedelta
+
+
 def take(
     tx: sa.Connection,
+    needs: Needs,
+    asker: Asker,
     *,
-    label: str,
-    holder: str,
-    avoid: Collection[str],
+    avoid: Collection[str] = (),
+    closed: Collection[str] = (),
     strict: bool = False,
-    now: datetime,
-    term: timedelta,
-) -> Lease | None:
-    """Lease any usable free node of a label; one whose lease ran out counts as free.
+) -> tuple[Lease, ...]:
+    """Lease usable free nodes for a whole set, or none; one whose lease ran out counts as free.
 
-    Nodes in `avoid` (where this build was before) are taken only when the label has no other
-    usable node at all, and with `strict` not even then.
+    All are taken in one transaction, so that two sets never wait for each other's nodes. Nodes in
+    `avoid` (where this build was before) are taken only when the set can never be whole without
+    them, and with `strict` not even then.
+
+    Args:
+        tx: A write transaction.
+        needs: The set.
+        asker: For whom.
+        avoid: Nodes where this build was before.
+        closed: Nodes where nothing may start now.
+        strict: Whether avoided nodes are out.
 
     Returns:
-        The lease with a new, larger token, or None when every node is busy.
+        The leases with new, larger tokens, the first node's first; empty when one is lacking.
     """
     table = schema.node
     rows = tx.execute(
         sa.select(table)
-        .where(table.c.label == label, table.c.state.in_(USABLE))
+        .where(
+            table.c.label.in_(set(needs.labels)),
+            table.c.state.in_(USABLE),
+            sa.or_(table.c.worker.is_(None), table.c.worker == asker.worker),
+        )
         .order_by(table.c.leased_at.nulls_first(), table.c.name)
     ).all()
-    others = [row for row in rows if row.name not in avoid]
-    for row in others if strict else others or rows:
-        if row.holder is None or row.expires_at <= now:
-            lease = Lease(node=row.name, token=row.token + 1, holder=holder, expires_at=now + term)
-            tx.execute(
-                sa.update(table)
-                .where(table.c.name == row.name)
-                .values(
-                    token=lease.token,
-                    holder=holder,
-                    leased_at=now,
-                    expires_at=lease.expires_at,
-                )
-            )
-            return lease
-    return None
+    nodes = {
+        row.name: Node(
+            name=row.name,
+            label=row.label,
+            tags=frozenset(row.tags),
+            worker=row.worker,
+            free=row.holder is None or row.expires_at <= asker.now,
+        )
+        for row in rows
+        if row.name not in closed
+    }
+    demands = needs.demands(asker.worker)
+    others = [node for node in nodes.values() if node.name not in avoid]
+    if not strict and not Seating(others).seat_all(demands):
+        others = sorted(nodes.values(), key=lambda node: node.name in avoid)
+    seating = Seating(node for node in others if node.free)
+    if not seating.seat_all(demands):
+        return ()
+    tokens = {row.name: row.token for row in rows}
+    return tuple(_lease(tx, name, tokens[name] + 1, asker) for name in seating.of(demands))
+
+
+def take_one(tx: sa.Connection, name: str, asker: Asker) -> Lease | None:
+    """Lease one node by name, whatever its state; None while somebody holds it."""
+    table = schema.node
+    row = tx.execute(sa.select(table).where(table.c.name == name)).first()
+    if row is None or (row.holder is not None and row.expires_at > asker.now):
+        return None
+    return _lease(tx, name, row.token + 1, asker)
+
+
+def _lease(tx: sa.Connection, name: str, token: int, asker: Asker) -> Lease:
+    lease = Lease(node=name, token=token, holder=asker.holder, expires_at=asker.now + asker.term)
+    tx.execute(
+        sa.update(schema.node)
+        .where(schema.node.c.name == name)
+        .values(
+            token=token,
+            holder=asker.holder,
+            holder_worker=asker.worker,
+            leased_at=asker.now,
+            expires_at=lease.expires_at,
+        )
+    )
+    return lease
 
 
 def _is_held(lease: Lease) -> sa.ColumnElement[bool]:
@@ -127,21 +205,26 @@ def holds(tx: sa.Connection, lease: Lease, *, now: datetime) -> bool:
     return found is not None
 
 
+_FREE = {"holder": None, "holder_worker": None, "expires_at": None}
+
+
 def release(tx: sa.Connection, lease: Lease) -> bool:
     """Give a node back; a stale token gives back nothing. Repeatable."""
-    done = tx.execute(
-        sa.update(schema.node).where(_is_held(lease)).values(holder=None, expires_at=None)
-    )
+    done = tx.execute(sa.update(schema.node).where(_is_held(lease)).values(_FREE))
     return bool(done.rowcount)
 
 
-def release_all(tx: sa.Connection) -> int:
-    """Free every node: right only at the start of the one executor, when nothing can run."""
-    done = tx.execute(
-        sa.update(schema.node)
-        .where(schema.node.c.holder.is_not(None))
-        .values(holder=None, expires_at=None)
-    )
+def release_all(tx: sa.Connection, worker: str | None = None) -> int:
+    """Free what an earlier incarnation of a process held: right at its start, when nothing runs.
+
+    Args:
+        tx: The caller's transaction.
+        worker: Which process; None: whoever, where there is only one.
+    """
+    table = schema.node
+    held = table.c.holder.is_not(None)
+    mine = held if worker is None else sa.and_(held, table.c.holder_worker == worker)
+    done = tx.execute(sa.update(table).where(mine).values(_FREE))
     return int(done.rowcount)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ci.model.notice import Notice, NoticeKind
-from ci.store import audit, schema
+from ci.store import audit, schema, sending
+from ci.store.sending import Sender
 
 SUBJECT_LIMIT = 300
 """Characters kept of a subject."""
@@ -150,23 +151,57 @@ def waiting(tx: sa.Connection, reporter: str, *, limit: int) -> tuple[Waiting, .
     )
 
 
+def take(
+    tx: sa.Connection, ids: Sequence[int], *, sender: Sender, now: datetime, until: datetime
+) -> bool:
+    """Take deliveries in hand before anything of them leaves this process: all, or none.
+
+    Args:
+        tx: A write transaction.
+        ids: Of delivery rows that were due a moment ago.
+        sender: Who delivers them.
+        now: The time by `ci.store.moment`.
+        until: Nobody else delivers them before.
+    """
+    table = schema.delivery
+    mine = sa.and_(
+        table.c.id.in_(ids),
+        table.c.state == "pending",
+        sending.is_free(table, sender, now=now),
+    )
+    free = tx.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
+    if free < len(ids):
+        return False
+    values = sending.taken_by(sender, until=until)
+    tx.execute(sa.update(table).where(table.c.id.in_(ids)).values(**values))
+    return True
+
+
 def settle(tx: sa.Connection, ids: Sequence[int], *, state: str, note: str, at: datetime) -> None:
     """End delivery rows: `delivered` or `dropped`, with one sentence for the operator."""
     table = schema.delivery
     tx.execute(
         sa.update(table)
         .where(table.c.id.in_(ids))
-        .values(state=state, error=_line(note), settled_at=at, tries=table.c.tries + 1)
+        .values(
+            state=state,
+            error=_line(note),
+            settled_at=at,
+            tries=table.c.tries + 1,
+            **sending.FREE,
+        )
     )
 
 
-def postpone(tx: sa.Connection, ids: Sequence[int], *, error: str, next_at: datetime) -> None:
-    """Keep delivery rows for later and say why."""
+def postpone(
+    tx: sa.Connection, ids: Sequence[int], *, sender: Sender, error: str, next_at: datetime
+) -> None:
+    """Keep delivery rows for later and say why; those that another has in hand stay as they are."""
     table = schema.delivery
     tx.execute(
         sa.update(table)
-        .where(table.c.id.in_(ids))
-        .values(error=_line(error), next_at=next_at, tries=table.c.tries + 1)
+        .where(table.c.id.in_(ids), table.c.state == "pending", table.c.sender == str(sender))
+        .values(error=_line(error), next_at=next_at, tries=table.c.tries + 1, **sending.FREE)
     )
 
 

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from ci.model.event import EventKind
 from ci.model.review import Review
-from ci.store import outbox_notices, schema
+from ci.store import outbox_notices, schema, sending
+from ci.store.sending import Sender
 
 OPEN = ("pending", "held")
 LATER_RUN = "a later run of this patch set replaced it"
@@ -143,26 +144,37 @@ def due(
     *,
     connection: str,
     now: datetime,
+    sender: Sender,
+    at: datetime,
     busy: Collection[int] = (),
     limit: int = 20,
 ) -> Sequence[sa.Row[Any]]:
     """The oldest pending row of each change whose time has come, longest waiting first.
 
+    Rows that another sender has in hand are left out, and with them their changes.
+
     Args:
         tx: A connection for reading.
         connection: Of this connection alone.
-        now: The time.
+        now: The time, by our own clock.
+        sender: Who asks.
+        at: The time by which `sending_until` counts, see `ci.store.moment`.
         busy: Changes that are left out.
         limit: At most so many.
     """
     table = schema.outbox
+    mine = sa.and_(table.c.state == "pending", table.c.connection == connection)
+    elsewhere = sa.select(table.c.change_number).where(
+        mine, sa.not_(sending.is_free(table, sender, now=at))
+    )
     oldest = (
         sa.select(sa.func.min(table.c.id))
         .where(
-            table.c.state == "pending",
-            table.c.connection == connection,
-            table.c.next_at <= now,
+            mine,
+            # A time far ahead was written by a clock that was wrong: no pause is so long.
+            sa.or_(table.c.next_at <= now, table.c.next_at > now + sending.FAR),
             table.c.change_number.not_in(list(busy)),
+            table.c.change_number.not_in(elsewhere),
         )
         .group_by(table.c.change_number)
     )
@@ -170,11 +182,29 @@ def due(
     return tx.execute(query.order_by(table.c.next_at, table.c.id).limit(limit)).all()
 
 
-def still_pending(tx: sa.Connection, row_id: int) -> bool:
-    """Whether a row that was due a moment ago was neither replaced nor dropped since."""
+def take(tx: sa.Connection, row_id: int, *, sender: Sender, now: datetime, until: datetime) -> bool:
+    """Take a row in hand, or keep it for longer, before anything of it leaves this process.
+
+    Args:
+        tx: A write transaction.
+        row_id: A row that was due a moment ago.
+        sender: Who sends it.
+        now: The time by `ci.store.moment`.
+        until: Nobody else sends it before.
+
+    Returns:
+        False where it was settled since, or another has it, or has a row of the same change
+        that was replaced while it was on its way.
+    """
     table = schema.outbox
-    query = sa.select(table.c.id).where(table.c.id == row_id, table.c.state == "pending")
-    return tx.execute(query).first() is not None
+    row = tx.execute(sa.select(table).where(table.c.id == row_id)).one()
+    same = sa.and_(table.c.connection == row.connection, table.c.change_number == row.change_number)
+    in_hand = sa.not_(sending.is_free(table, sender, now=now))
+    if row.state != "pending" or tx.execute(sa.select(table.c.id).where(same, in_hand)).first():
+        return False
+    values = sending.taken_by(sender, until=until)
+    tx.execute(sa.update(table).where(table.c.id == row_id).values(**values))
+    return True
 
 
 def was_deleted(tx: sa.Connection, connection: str, change_number: int) -> bool:
@@ -208,15 +238,19 @@ def settle(
             settled_at=at,
             transport=transport,
             tries=table.c.tries + 1,
+            **sending.FREE,
         )
     )
 
 
-def postpone(tx: sa.Connection, row_id: int, *, error: str, next_at: datetime) -> None:
-    """Keep a pending row for later and say why."""
+def postpone(
+    tx: sa.Connection, row_id: int, *, sender: Sender, error: str, next_at: datetime
+) -> bool:
+    """Keep a pending row for later and say why; False where another has it in hand by now."""
     table = schema.outbox
-    tx.execute(
+    done = tx.execute(
         sa.update(table)
-        .where(table.c.id == row_id, table.c.state == "pending")
-        .values(error=error, next_at=next_at, tries=table.c.tries + 1)
+        .where(table.c.id == row_id, table.c.state == "pending", table.c.sender == str(sender))
+        .values(error=error, next_at=next_at, tries=table.c.tries + 1, **sending.FREE)
     )
+    return bool(done.rowcount)

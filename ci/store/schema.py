@@ -201,7 +201,7 @@ build = sa.Table(
     Column("eta_at", UtcDateTime),  # when it will start by what such builds took before
     Column("worker", Words),  # process that claimed it
     Column("claim", Integer, nullable=False, default=0),  # fencing token of the claim
-    Column("logs", Words, nullable=False, default="kept"),  # kept | deleted, by retention
+    Column("logs", Words, nullable=False, default="kept"),  # kept | deleted DAY, by retention
     Column("queued_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
@@ -211,11 +211,12 @@ build = sa.Table(
     sa.Index("ci_build_finished", "finished_at"),
 )
 
-# How far each project has come in the line of its priority; project "" is the line itself.
+# How far each project has come in the line of its label and priority; project "" is the line.
 turn = sa.Table(
     "ci_turn",
     metadata,
     Column("project", Words, primary_key=True),
+    Column("node_label", Words, primary_key=True),
     Column("priority", Integer, primary_key=True),
     Column("turn", Integer, nullable=False),
 )
@@ -398,6 +399,8 @@ delivery = sa.Table(
     Column("reporter", Words, nullable=False),
     Column("state", Words, nullable=False),  # pending | delivered | dropped
     Column("tries", Integer, nullable=False, default=0),
+    Column("sender", Words),  # process that tries it just now
+    Column("sending_until", UtcDateTime),  # nobody else may before
     Column("next_at", UtcDateTime, nullable=False),
     Column("error", Words, nullable=False, default=""),
     Column("settled_at", UtcDateTime),

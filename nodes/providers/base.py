@@ -31,6 +31,20 @@ class Provider(Protocol):
         """The name the configuration gives it."""
         ...
 
+    @property
+    def machine_bound(self) -> bool:
+        """Whether only a process on this machine reaches its nodes; constant.
+
+        Nodes of other providers are leased by whichever process comes first, so `start` and
+        `stop` of one node may be called by several processes, one after the other.
+        """
+        ...
+
+    @property
+    def disposable(self) -> bool:
+        """Whether `stop` throws away the machine, with all that still ran on it."""
+        ...
+
     def node_names(self) -> tuple[str, ...]:
         """Names of the slots it offers, stable over restarts."""
         ...

@@ -4,7 +4,6 @@
 It objects when its caller breaks the contract of `nodes.providers.base`.
 """
 
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ci.errors import HypervouchBug, NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
+from nodes.pretended import Machine
 
 
 class DummyOptions(BaseModel):
@@ -28,6 +28,9 @@ class DummyOptions(BaseModel):
         fail_starts: The first so many starts fail.
         start_delay_s: Seconds that a start takes.
         hypervisor: URL of the pretended hypervisor.
+        shared_dir: Folder where the processes of several machines find the same nodes; without
+            it the nodes belong to one process, as those of this machine do.
+        journal: File that the nodes write down in who used them and when.
     """
 
     model_config = ConfigDict(
@@ -44,6 +47,8 @@ class DummyOptions(BaseModel):
     fail_starts: int = Field(default=0, ge=0)
     start_delay_s: float = Field(default=0.0, ge=0)
     hypervisor: str = "dummy:///"
+    shared_dir: Path | None = None
+    journal: Path | None = None
 
 
 class DummyProvider:
@@ -59,7 +64,7 @@ class DummyProvider:
             state_dir: Holds one folder a running node.
         """
         self._options = options
-        self._state = state_dir.absolute()
+        self._state = (options.shared_dir or state_dir).absolute()
         self._to_fail = options.fail_starts
         self._starting: set[str] = set()
         self._lock = threading.Lock()
@@ -68,6 +73,16 @@ class DummyProvider:
     def name(self) -> str:
         """The name the configuration gives it."""
         return self._options.name
+
+    @property
+    def machine_bound(self) -> bool:
+        """Whether only one process can reach its nodes."""
+        return self._options.shared_dir is None
+
+    @property
+    def disposable(self) -> bool:
+        """A pretended machine is thrown away; what really runs on this one is not."""
+        return self._options.transport == "dummy"
 
     def node_names(self) -> tuple[str, ...]:
         """NAME-1 to NAME-N."""
@@ -101,30 +116,31 @@ class DummyProvider:
 
     def stop(self, node: str) -> None:
         """Pretend to end; repeatable."""
-        shutil.rmtree(self._state / node, ignore_errors=True)
+        self._machine(node).stop()
 
     def die(self, node: str) -> None:
         """Let the machine end under its holder, as a crash would."""
-        self.stop(node)
+        self._machine(node).stop("die")
 
     def alive(self, node: str) -> bool:
         """Whether the pretended machine runs."""
-        return (self._state / node).exists()
+        return self._machine(node).runs
 
     def leaked(self, held: frozenset[str]) -> tuple[str, ...]:
         """Slots not in `held` whose pretended machine runs."""
         return tuple(node for node in self.node_names() if node not in held and self.alive(node))
 
+    def _machine(self, node: str) -> Machine:
+        return Machine(folder=self._state / node, journal=self._options.journal)
+
     def _boot(self, node: str, holder: str) -> Endpoint:
-        self.stop(node)
-        folder = self._state / node
-        (folder / "work").mkdir(parents=True)
-        (folder / "holder").write_text(holder)
+        machine = self._machine(node)
+        machine.boot(holder)
         local = self._options.transport == "local"
         return Endpoint(
             transport=Transport.LOCAL if local else Transport.DUMMY,
-            workdir=str(folder / "work"),
+            workdir=str(machine.workdir),
             hypervisor=self._options.hypervisor,
             grade=Grade.EMULATOR,
-            facts={"boot": "pretended"},
+            facts={"boot": "pretended", **machine.facts(holder)},
         )

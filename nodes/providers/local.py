@@ -58,6 +58,16 @@ class LocalProvider:
         """The name the configuration gives it."""
         return self._options.name
 
+    @property
+    def machine_bound(self) -> bool:
+        """Only a process here can use this machine so."""
+        return True
+
+    @property
+    def disposable(self) -> bool:
+        """This machine stays."""
+        return False
+
     def node_names(self) -> tuple[str, ...]:
         """NAME-1 to NAME-N."""
         return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))

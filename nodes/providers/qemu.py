@@ -98,6 +98,16 @@ class QemuProvider:
         """The name the configuration gives it."""
         return self._options.name
 
+    @property
+    def machine_bound(self) -> bool:
+        """Only this machine reaches its guests."""
+        return True
+
+    @property
+    def disposable(self) -> bool:
+        """A guest is thrown away with its disk."""
+        return True
+
     def node_names(self) -> tuple[str, ...]:
         """NAME-1 to NAME-N."""
         return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
@@ -116,7 +126,12 @@ class QemuProvider:
                     self._image, self._shape, timeout_s=self._options.boot_timeout_s
                 )
             except NodeUnavailable as error:
-                _log.warning("no RAM snapshot, nodes boot cold", provider=self.name, why=str(error))
+                _log.warning(
+                    "no RAM snapshot, nodes boot cold",
+                    action="prepare",
+                    provider=self.name,
+                    why=str(error),
+                )
 
     def start(self, node: str, holder: str) -> Endpoint:
         """Boot a fresh machine for a slot, after ending whatever still runs in it.
@@ -135,7 +150,9 @@ class QemuProvider:
             try:
                 return self._hand_out(node, self._ready)
             except NodeUnavailable as error:
-                _log.warning("RAM snapshot failed, booting cold", node=node, why=str(error))
+                _log.warning(
+                    "RAM snapshot failed, booting cold", action="prepare", node=node, why=str(error)
+                )
                 self._end(node)
         try:
             return self._hand_out(node, None)

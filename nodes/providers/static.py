@@ -66,6 +66,16 @@ class StaticProvider:
         """The name the configuration gives it."""
         return self._options.name
 
+    @property
+    def machine_bound(self) -> bool:
+        """Any process that may log in reaches it."""
+        return False
+
+    @property
+    def disposable(self) -> bool:
+        """The machine stays."""
+        return False
+
     def node_names(self) -> tuple[str, ...]:
         """NAME-1 to NAME-N."""
         return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))

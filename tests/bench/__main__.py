@@ -8,6 +8,7 @@ run lost or doubled a vote, or gave a wrong one, and 2 when this machine lacks s
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 from ci.log import configure
 from ci.sandbox.real.jars import GerritMissing
 from ci.sandbox.real.server import RealGerrit
-from tests.bench import dead_other, handout, intake, missed, pages, replay, report
+from tests.bench import dead_other, engine, handout, intake, missed, pages, replay, report
 from tests.bench.changes import Changes
 from tests.bench.contender import Contender, account, projects
 from tests.bench.faults import FAULTS
@@ -31,7 +32,8 @@ from tests.bench.runs import RUNS, Field
 from tests.bench.stream import Stream
 
 CONTENDERS: dict[str, type[Floor] | type[Ours]] = {"null": Floor, "ours": Ours}
-ALONE = ("handout", "pages", "intake", "replay")  # they need no Gerrit
+ENGINE = ("dispatch", "rate", "recovery", "deep", "weight")
+ALONE = ("handout", "pages", "intake", "replay", *ENGINE)  # they need no Gerrit
 OWN = ("catch-up", "dead-other")  # they start contenders of their own
 QUICK = ("seq", "burst")
 USUAL = ("seq", "burst", "idle", "log", "sleep", *FAULTS, *OWN, *ALONE)
@@ -72,6 +74,9 @@ class Bench:
         """What needs no Gerrit."""
         names = asked.only
         self._intake(asked)
+        for asked_for, made in engine.runs(self._directory / "engine").items():
+            for name, measure in made if asked_for in names else ():
+                self.record("ours", name, measure)
         if "pages" in names:
             self.record("ours", "pages", lambda: pages.newest_builds(self._directory / "pages"))
         if "handout" in names and (lack := handout.missing()):
@@ -214,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(report.markdown(report.load(asked.report)))
         return 0
     configure(level="WARNING")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # what was started is ended
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         directory = asked.keep or Path(held.enter_context(TemporaryDirectory(prefix="bench-")))

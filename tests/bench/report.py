@@ -92,6 +92,42 @@ FIGURES = (
         for how in ("refuses", "silent")
         for which in ("p50", "p99")
     ),
+    *(
+        Figure(run=f"dispatch-{database}", title=f"{title}, {database}, {which} ms", path=path)
+        for database in ("sqlite", "postgresql")
+        for which in ("p50", "p99")
+        for title, path in (
+            ("patch set at rest, queued to claimed", ("claimed", which)),
+            ("... queued to attempt begun", ("begun", which)),
+        )
+    ),
+    *(
+        Figure(run=f"rate-{name}", title=f"no-op builds a second, {title}", path=("per_s",))
+        for name, title in (
+            ("sqlite-1", "SQLite, `serve`"),
+            ("postgresql-1", "PostgreSQL, 1 worker"),
+            ("postgresql-2", "2 workers"),
+            ("postgresql-4", "4 workers"),
+        )
+    ),
+    *(
+        Figure(run=f"recovery-{name}", title=title, path=("again_s",))
+        for name, title in (
+            ("sqlite-restart", "`serve` killed and started, suite begins anew, s"),
+            ("postgresql-restart", "worker killed and started, suite begins anew, s"),
+            ("postgresql-other", "worker killed, another begins the suite, lease of 10 s, s"),
+        )
+    ),
+    *(
+        Figure(
+            run=f"deep-{database}",
+            title=f"one claim with 10,000 in line beside 100, {database}, {which} ms",
+            path=("deep", which),
+            beside=("shallow", which),
+        )
+        for database in ("sqlite", "postgresql")
+        for which in ("p50", "p99")
+    ),
     Figure(run="handout-cold", title="QEMU node, cold boot, p50 s", path=("latency", "p50")),
     Figure(run="handout-cold", title="... max s", path=("latency", "max")),
     Figure(run="handout-restored", title="QEMU node from RAM, p50 s", path=("latency", "p50")),

@@ -29,7 +29,7 @@ from ci.model.node import Endpoint, Transport
 from ci.runners.scripts import family
 from ci.runners.table import runner_for
 from tests.kit.require import require
-from tests.kit.sessions import Node, is_alive, tar_of, within
+from tests.kit.sessions import GRACE, Node, is_alive, tar_of, within
 from tests.kit.sshd import Sshd, SshdMissing, running
 
 REAL = ("local", "ssh")
@@ -56,7 +56,7 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Endpoint:
 
 @pytest.fixture
 def node(endpoint: Endpoint) -> Iterator[Node]:
-    session = runner_for(endpoint.transport).connect(endpoint, within())
+    session = runner_for(endpoint.transport).connect(endpoint, within(), grace=GRACE)
     try:
         yield Node(session, endpoint.workdir)
     finally:
@@ -425,7 +425,7 @@ def busybox_node(tmp_path: Path) -> Iterator[Node]:
     try:
         with running(tmp_path / "sshd", path=str(tools)) as daemon:
             endpoint = daemon.endpoint(tmp_path / "node")
-            session = runner_for(Transport.SSH).connect(endpoint, within())
+            session = runner_for(Transport.SSH).connect(endpoint, within(), grace=GRACE)
             yield Node(session, endpoint.workdir)
             session.close()
     except SshdMissing as missing:

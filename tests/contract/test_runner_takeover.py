@@ -12,7 +12,8 @@ import pytest
 
 from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint, Transport
-from ci.runners import scripts
+from ci.runners import scripts, stop
+from ci.runners.stop import Grace
 from tests.kit.require import require
 from tests.kit.sessions import Holder, Node, connect, is_alive
 from tests.kit.sshd import Sshd, SshdMissing, running
@@ -134,8 +135,7 @@ def test_what_cannot_be_ended_is_named(
 
     kept = Path(endpoint.workdir) / "checkout" / "hold"
     with monkeypatch.context() as patched:
-        for name, seconds in (("INTERRUPT_S", 0), ("TERMINATE_S", 1), ("KILL_S", 1)):
-            patched.setattr(scripts, name, seconds)
+        patched.setattr(stop, "LEFTOVERS", Grace(interrupt_s=0, terminate_s=1, kill_s=1))
         patched.setattr("ci.runners.owned.os.kill", refuse)
         patched.setattr(scripts, "_PIDS", f"kill() {{ return 1; }}\n{scripts._PIDS}")
         with pytest.raises(NodeUnavailable, match="earlier build left and cannot end") as error:

@@ -371,6 +371,28 @@ def test_tidy_keeps_what_a_build_needs(origin: Origin, checkout: Checkout) -> No
     assert checkout.merge("acme/virt", "main", REF, change) == merged
 
 
+def test_tidy_is_done_once_a_day_and_never_while_a_build_fetches(
+    origin: Origin, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.commit({"a": "1\n"})
+    checkout.branch_tip("acme/virt", "main")
+    packed: list[str] = []
+    real = checkout._cache.git
+
+    def git(git_dir: Path, *arguments: str, **options: object) -> object:
+        if arguments[0] == "gc":
+            packed.append(git_dir.name)
+        return real(git_dir, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkout._cache, "git", git)
+    monkeypatch.setattr("ci.git_cache.TIDY_WAIT_S", 0.05)
+    checkout._cache.use("acme/virt", lambda _git_dir, _slot: checkout.tidy())
+    assert packed == []
+    checkout.tidy()
+    checkout.tidy()
+    assert packed == ["virt.git"]
+
+
 def test_over_ssh_with_a_pinned_host_key(origin: Origin, tmp_path: Path) -> None:
     tip = origin.commit({"a": "1\n"})
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ci import proc
+from ci.errors import BuildCanceled
 
 pytestmark = pytest.mark.integration
 
@@ -82,3 +83,28 @@ def test_a_kept_descriptor_reaches_the_command():
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_an_interruptible_command_ends_when_the_check_raises(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def check() -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 2:
+            raise BuildCanceled("superseded")
+
+    began = time.monotonic()
+    with proc.interruptible(check), pytest.raises(BuildCanceled):
+        proc.run(["sh", "-c", f"echo $$ >{tmp_path}/pid; cat >/dev/null; sleep 60"], stdin=b"fed")
+    assert time.monotonic() - began < 10
+    assert proc.start_tick(int((tmp_path / "pid").read_text())) is None
+    assert proc.run(["echo", "not watched any more"]).status == 0
+    assert len(asked) == 2
+
+
+def test_an_interruptible_command_keeps_its_output_input_and_deadline() -> None:
+    with proc.interruptible(lambda: None):
+        done = proc.run(["sh", "-c", "cat; sleep 0.7; echo end"], stdin=b"x" * 200_000 + b"\n")
+        assert len(done.stdout) == 200_005
+        with pytest.raises(proc.CommandFailed, match=r"within 0\.8 s"):
+            proc.run(["sleep", "60"], timeout_s=0.8)

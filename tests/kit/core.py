@@ -30,6 +30,7 @@ from ci.model.stack import Dependency
 from ci.planner import Planner
 from ci.runners.base import Sink
 from ci.runners.dummy import DummyRunner, DummySession
+from ci.runners.stop import Grace, Tell, quiet
 from ci.stacking import Place, Stacking
 from ci.store import events, schema
 from ci.store.builds import NewBuildset, add_buildset
@@ -390,10 +391,26 @@ class ScriptedSession(DummySession):
 class ScriptedRunner(DummyRunner):
     """Opens scripted sessions."""
 
-    def connect(self, endpoint: Endpoint, deadline: Deadline) -> DummySession:
+    def connect(
+        self,
+        endpoint: Endpoint,
+        deadline: Deadline,
+        *,
+        grace: Grace = Grace(),  # noqa: B008 it is frozen
+        tell: Tell = quiet,
+    ) -> DummySession:
         """A session; `dummy: refuse` among the facts refuses it."""
         super().connect(endpoint, deadline)
-        return ScriptedSession(full=False)
+        return ScriptedSession(full=False, grace=grace, tell=tell)
+
+
+@dataclass
+class Me:
+    """A process as a worker sees itself."""
+
+    name: str = "here"
+    incarnation: str = "first"
+    fenced: bool = False
 
 
 @dataclass
@@ -408,17 +425,41 @@ class Lab:
     checkout: FakeCheckout
     lookup: FakeLookup
     verdicts: list[None] = field(default_factory=list)
+    me: Me = field(default_factory=Me)
+
+    def claim(self, build_id: str) -> int:
+        """Claim a build for this worker as the dispatcher does; returns the claim."""
+        number: int = self.build(build_id).claim + 1
+        with self.database.write() as tx:
+            tx.execute(
+                sa.update(schema.build)
+                .where(schema.build.c.id == build_id)
+                .values(
+                    state="running",
+                    worker=self.me.name,
+                    claim=number,
+                    started_at=self.clock.now(),
+                )
+            )
+        return number
+
+    def attempt(self, build_id: str, kind: str = "check") -> str:
+        """One step of a build under its present claim; claimed first where nobody has."""
+        number = self.build(build_id).claim or self.claim(build_id)
+        return self.worker.attempt(build_id, number, kind)
+
+    def report(self, build_id: str) -> None:
+        """The last step of a build under its present claim."""
+        self.worker.report(build_id, self.build(build_id).claim)
 
     def drive(self, build_id: str, *, most: int = 40) -> None:
         """What the engine does with a build: attempts until none is wanted, then the report."""
-        with self.database.write() as tx:
-            tx.execute(sa.update(schema.build).values(state="running", started_at=self.clock.now()))
-        kind = "check"
+        claim, kind = self.claim(build_id), "check"
         for _ in range(most):
-            kind = self.worker.attempt(build_id, kind)
+            kind = self.worker.attempt(build_id, claim, kind)
             if not kind:
                 break
-        self.worker.report(build_id)
+        self.worker.report(build_id, claim)
 
     def kinds(self, build_id: str) -> list[tuple[str, str]]:
         """(kind, result) of the attempts of a build, in order."""
@@ -443,7 +484,8 @@ def lab(
     database, clock = database_in(folder), FakeClock()
     wanted = plan or layout(state_dir=folder)
     provider = DummyProvider(DummyOptions(name="lab", slots=slots, **options), folder / "nodes")
-    pool = NodePool(database, clock, {"lab": (provider,)}, preflight, term_s=60)
+    me = Me()
+    pool = NodePool(database, clock, {"lab": (provider,)}, preflight, term_s=60, worker=me.name)
     pool.register()
     verdicts: list[None] = []
     lookup = FakeLookup()
@@ -455,6 +497,7 @@ def lab(
     worker = Worker(
         database,
         clock,
+        me=me,
         layout=lambda: wanted,
         checkouts={GERRIT: checkout},  # type: ignore[dict-item]
         stacking=Stacking(database, lambda: wanted, {GERRIT: place}),
@@ -464,7 +507,7 @@ def lab(
         on_verdict=lambda: verdicts.append(None),
         on_free=lambda: None,
     )
-    return Lab(database, clock, worker, pool, provider, checkout, lookup, verdicts)
+    return Lab(database, clock, worker, pool, provider, checkout, lookup, verdicts, me)
 
 
 class FakeHistory:

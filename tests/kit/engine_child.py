@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that runs an Engine with simple steps, to be killed: `engine_child.py DIR PLAN`.
+"""A process that runs an Engine with simple steps, to be killed: `engine_child.py DIR URL PLAN`.
+
+URL is a PostgreSQL database, or `-` for SQLite in DIR. All builds are at their first claim.
 
 Every word of PLAN is one thing to do, in order:
 
@@ -27,6 +29,7 @@ from dbos._sys_db import SystemDatabase
 from ci import engine
 from ci.engine import Engine
 from ci.errors import HypervouchError
+from ci.model.build import Claim
 
 ORDER = ("check", "baseline", "repeat")
 
@@ -42,7 +45,7 @@ class Steps:
         self._folder = folder
         self.fail_next_record = ""
 
-    def attempt(self, build_id: str, kind: str) -> str:
+    def attempt(self, build_id: str, claim: int, kind: str) -> str:
         """One attempt; the next kind."""
         done = [line.split()[1] for line in self.journal() if line.split()[0] == build_id]
         left = [one for one in ORDER if one not in done]
@@ -53,7 +56,7 @@ class Steps:
         self._meet(left[0], build_id)
         return left[1] if len(left) > 1 else ""
 
-    def report(self, build_id: str) -> None:
+    def report(self, build_id: str, claim: int) -> None:
         """Report once, as the worker does with its rows."""
         self._meet("begin-report", build_id)
         if f"{build_id} reported" not in self.journal():
@@ -108,10 +111,12 @@ def fill_the_disk_on_demand(steps: Steps) -> None:
         setattr(SystemDatabase, name, refuse)
 
 
-def main(folder: Path, plan: list[str]) -> int:
+def main(folder: Path, url: str, plan: list[str]) -> int:
     """Carry out a plan; 0 when it came to its end, 3 for an error of ours."""
-    steps, made = Steps(folder), Engine(folder, slots=4)
     engine.BROKEN_S = 0.5
+    name = os.environ.get("EXECUTOR", "one")
+    steps = Steps(folder)
+    made = Engine(folder, slots=4, executor=name, url="" if url == "-" else url)
     fill_the_disk_on_demand(steps)
     try:
         made.hold()
@@ -127,25 +132,25 @@ def main(folder: Path, plan: list[str]) -> int:
 
 def _do(made: Engine, steps: Steps, folder: Path, verb: str, rest: str) -> None:
     if verb == "submit":
-        made.submit(rest)
+        made.submit(Claim(rest, 1))
     elif verb == "reconcile":
         known = (folder / "builds.txt").read_text().split()
-        unreported = [i for i in known if f"{i} reported" not in steps.journal()]
+        unreported = [Claim(i, 1) for i in known if f"{i} reported" not in steps.journal()]
         lost = made.unknown(unreported)
         if lost:
             steps.fail_next_record = ""
         made.forget(lost)
-        for build_id in lost:
-            made.submit(build_id)
-        _say(f"lost={','.join(lost)}")
+        for claim in lost:
+            made.submit(claim)
+        _say(f"lost={','.join(claim.build_id for claim in lost)}")
     elif verb == "wait":
         _wait(lambda: f"{rest} reported" in steps.journal())
     elif verb == "idle":
         time.sleep(float(rest))
     elif verb == "forget":
-        _wait(lambda: rest in made.finished())
+        _wait(lambda: Claim(rest, 1) in made.finished())
         made.forget(made.finished())
-        _say(f"finished={','.join(made.finished())}")
+        _say(f"finished={','.join(claim.build_id for claim in made.finished())}")
     elif verb == "stop":
         made.stop()
 
@@ -164,4 +169,4 @@ def _wait(done: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

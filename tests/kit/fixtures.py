@@ -11,6 +11,7 @@ from ci.sandbox.real.jars import GerritMissing, require_tools
 from ci.sandbox.real.releases import DEFAULT, NEWEST, Release
 from ci.sandbox.real.server import RealGerrit
 from tests.kit.require import require
+from tests.kit.s3 import PROGRAM, S3Server, s3_server
 from tests.kit.sandbox_host import SandboxHost
 
 
@@ -45,6 +46,14 @@ def _running(directory: Path, release: Release, part: str) -> Iterator[RealGerri
         yield gerrit
     finally:
         gerrit.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server: a bucket per test keeps tests apart."""
+    require("s3", present=PROGRAM.exists(), why=f"no {PROGRAM.name} (run scripts/setup test)")
+    with s3_server(tmp_path_factory.mktemp("s3") / "moto.log") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

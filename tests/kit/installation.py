@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,9 +183,10 @@ class Installation:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait(self._connected, READY_S, "the service to connect")
+        self.wait(self.connected, READY_S, "the service to connect")
 
-    def _connected(self) -> bool:
+    def connected(self) -> bool:
+        """Whether it listens to the server, and has caught up."""
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError(f"serve ended: {self.log.read_text()[-3000:]}")
         try:
@@ -259,3 +261,99 @@ class Installation:
         """Builds of a change, newest first."""
         found: list[dict[str, Any]] = self.get(f"builds.json?change={change.number}")["builds"]
         return found
+
+
+class Cluster:
+    """One installation on PostgreSQL, with as many processes as a test starts.
+
+    Args:
+        server: Gerrit, seen by the CI's account.
+        directory: For configuration, state and output; made.
+        project: The project it watches.
+        database: URL of a PostgreSQL database.
+        options: What `Installation` takes besides.
+    """
+
+    def __init__(
+        self, server: ReviewServer, directory: Path, project: str, *, database: str, **options: Any
+    ) -> None:
+        terms = {"database": database, "lease-s": 6, "leader-term-s": 3}
+        service = {**terms, **options.pop("service", {})}
+        self.site = Installation(server, directory, project, service=service, **options)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, role: str, name: str = "") -> None:
+        """Start a process of a role, called as the role by default; returns once it has begun."""
+        name = name or role
+        said = self.log(name).count("hypervouch runs")
+        with self._log(name).open("ab") as log:
+            words = [role, "-c", str(self.site.config), "--name", name]
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "ci.cli", *words],
+                env={**os.environ, PASSWORD_VARIABLE: self.site.server.password},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.wait(lambda: self._begun(name, said), READY_S, f"{name} to begin")
+
+    def _begun(self, name: str, said: int) -> bool:
+        if self._processes[name].poll() is not None:
+            raise AssertionError(f"{name} ended: {self.log(name)[-3000:]}")
+        return self.log(name).count("hypervouch runs") > said
+
+    def connected(self) -> bool:
+        """Whether somebody listens to the server; needs a process with pages."""
+        return self.site.connected()
+
+    def kill(self, name: str) -> None:
+        """End a process with SIGKILL, and its children with it."""
+        process = self._processes.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+
+    def freeze(self, name: str) -> None:
+        """Let a process stand still until `thaw`; its children go on."""
+        os.kill(self._processes[name].pid, signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let it go on after `freeze`."""
+        os.kill(self._processes[name].pid, signal.SIGCONT)
+
+    def stop(self, name: str) -> int:
+        """Stop a process as a service manager would; returns its exit status."""
+        process = self._processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(timeout=60)
+
+    def end(self) -> None:
+        """End every process that is left, at once."""
+        for name in list(self._processes):
+            self.kill(name)
+
+    def alive(self, name: str) -> bool:
+        """Whether a process still runs."""
+        return name in self._processes and self._processes[name].poll() is None
+
+    def log(self, name: str) -> str:
+        """What a process has written so far."""
+        path = self._log(name)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for something, and show what every process said last when it does not come."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > deadline:
+                logs = [f"{p.name}: ...{p.read_text()[-2500:]}" for p in self._logs()]
+                raise AssertionError(f"waited {seconds:g} s for {what}\n" + "\n".join(logs))
+            time.sleep(0.1)
+
+    def _log(self, name: str) -> Path:
+        return self.site.directory / f"{name}.log"
+
+    def _logs(self) -> list[Path]:
+        return sorted(self.site.directory.glob("*.log"))

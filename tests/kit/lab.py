@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from ci.clock import FakeClock
 from ci.store.database import Database
+from tests.kit.process_rows import fill_processes
 from tests.kit.review_rows import fill_reviews
 from tests.kit.rows import NOW, Rows
 from tests.kit.stories import Story, fill
@@ -48,6 +49,7 @@ def make_lab(
     database.create()
     logs_dir, clock = folder / "logs", FakeClock(NOW)
     story = fill(database, logs_dir)
+    fill_processes(database)
     if reviews:
         fill_reviews(Rows(database, logs_dir))
     app = create_app(

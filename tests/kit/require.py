@@ -6,7 +6,7 @@ import os
 import pytest
 
 REQUIRE = "HYPERVOUCH_REQUIRE"
-PARTS = frozenset({"gerrit", "gerrit313", "qemu", "sshd", "chromium"})
+PARTS = frozenset({"gerrit", "gerrit313", "qemu", "sshd", "chromium", "postgresql", "s3"})
 
 
 def required() -> frozenset[str]:

@@ -19,9 +19,11 @@ from ci.cancel import CancelToken, Deadline
 from ci.clock import SystemClock
 from ci.model.node import Endpoint, Transport
 from ci.runners.base import Session
+from ci.runners.stop import Grace
 from ci.runners.table import runner_for
 
 CLOCK = SystemClock()
+GRACE = Grace(interrupt_s=1, terminate_s=1, kill_s=3)
 START_S = 30.0
 
 
@@ -84,7 +86,7 @@ class Node:
 
 def connect(endpoint: Endpoint) -> Node:
     """A session on an endpoint."""
-    session = runner_for(endpoint.transport).connect(endpoint, within())
+    session = runner_for(endpoint.transport).connect(endpoint, within(), grace=GRACE)
     return Node(session, endpoint.workdir)
 
 

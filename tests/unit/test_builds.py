@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from ci.clock import FakeClock
 from ci.layout import Job
-from ci.store import builds, events, queue, schema
+from ci.store import builds, events, schema
 from ci.store.builds import NewBuildset, add_buildset
 from tests.kit.core import (
     GERRIT,
@@ -17,7 +17,6 @@ from tests.kit.core import (
     event,
     job,
     patchset,
-    queue_buildset,
     rows,
 )
 
@@ -102,8 +101,8 @@ def test_a_whole_buildset_is_cancelled_at_once(database, clock):
     made = add(database, clock, job("a"), job("b"), job("c"))
     first, second, _ = sorted(rows(database, schema.build), key=lambda b: b.job_name)
     with database.write() as tx:
-        queue.claim(tx, first.id, at=clock.now())
-        queue.claim(tx, second.id, at=clock.now())
+        mine = schema.build.c.id.in_((first.id, second.id))
+        tx.execute(sa.update(schema.build).where(mine).values(state="running", worker="w1"))
         mine = schema.build.c.id == second.id
         tx.execute(sa.update(schema.build).where(mine).values(state="done", result="SUCCESS"))
         asked = builds.cancel_buildsets(tx, [made], reason="why", at=clock.now())
@@ -145,13 +144,6 @@ def test_only_older_patch_sets(database, clock):
         )
     states = {s.patchset: s.state for s in rows(database, schema.buildset)}
     assert states == {1: "canceled", 2: "queued"}
-
-
-def test_a_build_is_claimed_once(database, clock):
-    (build,) = queue_buildset(database, at=clock.now())
-    with database.write() as tx:
-        assert queue.claim(tx, build, at=clock.now())
-        assert not queue.claim(tx, build, at=clock.now())
 
 
 class TestOneForAFact:

@@ -175,7 +175,7 @@ class TestListings:
     def test_before_anything_ran(self, cli, verb):
         said = complaint(cli(*verb.split()))
         assert "nothing was ever run in" in said
-        assert "fix: start it with `hypervouch serve`" in said
+        assert "fix: start it: `hypervouch serve`" in said
 
     @pytest.mark.parametrize("verb", VERBS)
     @pytest.mark.parametrize("content", [b"", b"this is no database" * 100])
@@ -211,7 +211,8 @@ class TestListings:
 
     def test_logs_of_a_build_without_a_log(self, cli, build):
         found = cli("logs", build)
-        assert (found.exit_code, found.output) == (0, "")
+        assert (found.exit_code, found.stdout) == (0, "")
+        assert "there is no log yet" in found.stderr
 
 
 class TestRequests:

@@ -29,6 +29,7 @@ from ci.dispatcher import Dispatcher
 from ci.gerrit.history import Standing
 from ci.layout import ReporterConfig
 from ci.listener import Listener
+from ci.model.build import Claim
 from ci.model.event import Event
 from ci.model.facts import ChangeFacts
 from ci.model.notice import Notice
@@ -37,7 +38,7 @@ from ci.model.stack import Dependency
 from ci.notifier import NoticeRelay
 from ci.planner import Planner
 from ci.relay import Relay
-from ci.reporters.base import Outcome
+from ci.reporters.base import Outcome, Permit, anybody
 from ci.reporters.dummy import DummyReporter
 from ci.reporters.dummy_notifier import DummyNotifier, DummyNotifierOptions
 from ci.store import events, outbox_actions, schema
@@ -76,7 +77,7 @@ class Outside:
 
     at: datetime = field(default_factory=lambda: FakeClock().now())
     happened: int = 0
-    engine: dict[str, str] = field(default_factory=dict)
+    engine: dict[Claim, str] = field(default_factory=dict)
     posted: list[Review] = field(default_factory=list)
     current: dict[int, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -147,10 +148,10 @@ class Poster(DummyReporter):
         super().__init__()
         self.posted, self.current, self._before = outside.posted, outside.current, before
 
-    def deliver(self, review: Review) -> Outcome:
+    def deliver(self, review: Review, permit: Permit = anybody) -> Outcome:
         """Post it; others may be quicker."""
         self._before()
-        return super().deliver(review)
+        return super().deliver(review, permit)
 
 
 class Process:
@@ -196,7 +197,9 @@ class Process:
             on_queued=lambda: None,
             on_cancel=self.lab.worker.cancel,
         )
-        self.dispatcher = Dispatcher(self.database, self.clock, self, slots=4, bell=Bell())
+        self.dispatcher = Dispatcher(
+            self.database, self.clock, self, worker=self.lab.me.name, slots=4, bell=Bell()
+        )
         poster = Poster(outside, lambda: self.meanwhile("post"))
         self.relay = Relay(GERRIT, self.database, self.clock, poster, bell=Bell())
         self.notifier = self._notifier()
@@ -261,30 +264,30 @@ class Process:
 
     # What the engine keeps on its own disk: builds, and the step each has come to.
 
-    def submit(self, build_id: str) -> None:
+    def submit(self, claim: Claim) -> None:
         """Start a build unless it was started."""
         with self._record():
-            self.outside.engine.setdefault(build_id, "check")
+            self.outside.engine.setdefault(claim, "check")
 
-    def unknown(self, build_ids: Sequence[str]) -> tuple[str, ...]:
-        """Builds that it knows nothing of."""
-        return tuple(one for one in build_ids if one not in self.outside.engine)
+    def unknown(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+        """Claims that it knows nothing of."""
+        return tuple(one for one in claims if one not in self.outside.engine)
 
-    def forget(self, build_ids: Sequence[str]) -> None:
+    def forget(self, claims: Sequence[Claim]) -> None:
         """Drop its records."""
-        for build_id in build_ids:
-            self.outside.engine.pop(build_id, None)
+        for claim in claims:
+            self.outside.engine.pop(claim, None)
 
     def _run_builds(self) -> None:
         steps = self.outside.engine
-        for build_id in list(steps):
-            while steps[build_id]:
-                kind = self.lab.worker.attempt(build_id, steps[build_id])
+        for claim in list(steps):
+            while steps[claim]:
+                kind = self.lab.worker.attempt(*claim, steps[claim])
                 with self._record():
-                    steps[build_id] = kind
-            self.lab.worker.report(build_id)
+                    steps[claim] = kind
+            self.lab.worker.report(*claim)
             with self._record():
-                del steps[build_id]
+                del steps[claim]
 
     @contextmanager
     def _record(self) -> Iterator[None]:

@@ -10,9 +10,10 @@ from ci.bell import Bell
 from ci.clock import FakeClock
 from ci.dispatcher import Dispatcher
 from ci.errors import StorageError
-from ci.model.build import AttemptKind
+from ci.model.build import AttemptKind, Claim
 from ci.model.node import NodeState
 from ci.store import attempts, builds, leases, queue, schema
+from ci.waiting import Explainer
 from tests.kit.core import GERRIT, database_in, job, queue_buildset, rows
 
 
@@ -25,7 +26,8 @@ class FakeEngine:
         self.forgotten: list[str] = []
         self.crash = ""
 
-    def submit(self, build_id: str) -> None:
+    def submit(self, build: Claim) -> None:
+        build_id = build.build_id
         if self.crash == "before":
             raise KeyboardInterrupt
         if build_id not in [*self.live, *self.done]:
@@ -33,17 +35,17 @@ class FakeEngine:
         if self.crash == "after":
             raise KeyboardInterrupt
 
-    def unknown(self, build_ids) -> tuple[str, ...]:
-        return tuple(i for i in build_ids if i not in self.live)
+    def unknown(self, builds) -> tuple[Claim, ...]:
+        return tuple(one for one in builds if one.build_id not in self.live)
 
-    def forget(self, build_ids) -> None:
-        for build_id in build_ids:
+    def forget(self, builds) -> None:
+        for build_id, _ in builds:
             self.forgotten.append(build_id)
             if build_id in self.done:
                 self.done.remove(build_id)
 
-    def finished(self, limit: int = 500) -> tuple[str, ...]:
-        return tuple(self.done[:limit])
+    def finished(self, limit: int = 500) -> tuple[Claim, ...]:
+        return tuple(Claim(one, 1) for one in self.done[:limit])
 
 
 class Desk:
@@ -52,8 +54,9 @@ class Desk:
     def __init__(self, folder: Path, *, slots: int = 4, **nodes: int) -> None:
         self.clock, self.database, self.engine = FakeClock(), database_in(folder), FakeEngine()
         self.dispatcher = Dispatcher(
-            self.database, self.clock, self.engine, slots=slots, bell=Bell()
+            self.database, self.clock, self.engine, worker="w1", slots=slots, bell=Bell()
         )
+        self.explainer = Explainer(self.database, self.clock, None, lambda _: {"w1": slots})
         with self.database.write() as tx:
             for label, count in nodes.items():
                 for number in range(count):
@@ -78,7 +81,7 @@ class Desk:
             )
 
     def waiting(self, build_id: str) -> str:
-        self.dispatcher._explain()
+        self.explainer.explain()
         return str(rows(self.database, schema.build, id=build_id)[0].waiting)
 
 
@@ -113,12 +116,11 @@ def test_slots_bound_all_labels_together(tmp_path):
 
 def test_a_canceled_build_is_not_started(tmp_path):
     desk = Desk(tmp_path, lab=1)
-    (build,) = desk.queue(12)
+    desk.queue(12)
     with desk.database.write() as tx:
         builds.cancel_builds(
             tx, connection=GERRIT, change_number=12, reason="x", at=desk.clock.now()
         )
-        assert not queue.claim(tx, build, at=desk.clock.now())
     assert desk.dispatcher.dispatch() == 0
 
 
@@ -220,7 +222,7 @@ def test_a_full_disk_is_waited_for(tmp_path, monkeypatch):
         desk.dispatcher.stop()
         return True
 
-    monkeypatch.setattr(queue, "claim", claim)
+    monkeypatch.setattr(queue, "claim_next", claim)
     monkeypatch.setattr(desk.dispatcher._stop, "wait", wait)
     desk.dispatcher.run()
     assert calls == [2.0]

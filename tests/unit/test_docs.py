@@ -18,9 +18,12 @@ from ci.config_items import MODELS
 from ci.layout import (
     ApprovalRule,
     Filters,
+    LogStoreOptions,
     ProjectPipeline,
     RecheckLimit,
     ReporterConfig,
+    Retention,
+    Retries,
     SecretRef,
     Trust,
 )
@@ -129,6 +132,9 @@ def _documented_models() -> list[tuple[str, type[Any]]]:
         ("Approval", ApprovalRule),
         ("Trust", Trust),
         ("Recheck limit", RecheckLimit),
+        ("Retries", Retries),
+        ("retention", Retention),
+        ("log-store-options", LogStoreOptions),
         *((f"driver: {name}", driver(name).Options) for name in BUILT_IN),
         *((f"reporter: {name}", notifiers.driver(name).Options) for name in notifiers.BUILT_IN),
     ]
@@ -138,7 +144,8 @@ def _fields(heading: str, model: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         key = field.alias or name
         of_every_driver = ":" in heading and key in {"name", "label"}
-        if not of_every_driver and key != "pipelines":
+        of_the_layout = heading == "project" and key == "pipelines"
+        if not of_every_driver and not of_the_layout:
             yield key, field
 
 

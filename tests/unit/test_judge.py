@@ -11,10 +11,11 @@ from ci.judge import INTERRUPTION_LIMIT, STACKED, BuildRules, BuildWord, next_st
 from ci.layout import ConflictPolicy, Pipeline, VotePolicy
 from ci.model.build import INFRA_RESULTS, AttemptKind, AttemptRecord
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status, Vote
+from ci.retry import Quota
 
 CHECK, REPEAT, BASELINE = AttemptKind.CHECK, AttemptKind.REPEAT, AttemptKind.BASELINE
 LETTERS = {"p": Status.PASS, "f": Status.FAIL, "e": Status.ERROR, "s": Status.SKIP}
-RULES = BuildRules(node_attempts=3)
+RULES = BuildRules(quota=Quota(default=2))
 
 
 def ran(kind: AttemptKind, word: str, **more: object) -> AttemptRecord:
@@ -210,7 +211,7 @@ class TestTrouble:
     @pytest.mark.parametrize("result", sorted(INFRA_RESULTS - {Result.ERROR}))
     @pytest.mark.parametrize("quota", [1, 2, 3])
     def test_the_check_is_tried_on_so_many_nodes(self, result, quota):
-        rules = BuildRules(node_attempts=quota)
+        rules = BuildRules(quota=Quota(default=quota - 1))
         for tries in range(quota):
             assert next_step([broke(CHECK, result)] * tries, [], rules) is CHECK
         found = judged([broke(CHECK, result)] * quota, rules=rules)

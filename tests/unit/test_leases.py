@@ -10,7 +10,9 @@ import pytest
 
 from ci.clock import FakeClock
 from ci.model.node import Lease, NodeState
+from ci.scheduling import Needs
 from ci.store import leases, schema
+from ci.store.leases import Asker
 from tests.kit.core import database_in, queue_buildset, rows
 
 TERM = timedelta(seconds=60)
@@ -30,15 +32,15 @@ class Shelf:
             return work(tx, *args, **kwargs)
 
     def take(self, holder: str, *avoid: str, strict: bool = False) -> Lease | None:
-        return self.do(
-            leases.take,
-            label="lab",
-            holder=holder,
-            avoid=avoid,
-            strict=strict,
-            now=self.clock.now(),
-            term=TERM,
-        )
+        taken = self.take_set(Needs(label="lab"), holder, *avoid, strict=strict)
+        return taken[0] if taken else None
+
+    def take_set(
+        self, needs: Needs, holder: str, *avoid: str, strict: bool = False, **more: Any
+    ) -> tuple[Lease, ...]:
+        worker = more.pop("worker", "w1")
+        asker = Asker(holder=holder, worker=worker, now=self.clock.now(), term=TERM)
+        return self.do(leases.take, needs, asker, avoid=avoid, strict=strict, **more)
 
     def renew(self, lease: Lease, build_id: str = "b") -> leases.Renewal:
         return self.do(leases.renew, lease, build_id=build_id, now=self.clock.now(), term=TERM)

@@ -40,10 +40,25 @@ def test_a_dependency_is_pinned_as_asked(lock: str, wanted: str):
     assert pinned in asked.specifier, "run scripts/lock"
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-dev.lock", "requirements-moto.lock"]
+)
 def test_every_pin_has_hashes(lock: str):
     text = (ROOT / lock).read_text()
     assert len(PIN.findall(text)) == len(re.findall(r"^\S", text, re.MULTILINE))
+
+
+def test_the_tests_s3_server_has_a_lock_of_its_own():
+    script = (ROOT / "scripts/lock").read_text()
+    asked = [Requirement(text) for text in ("moto[s3]>=5", "flask", "flask-cors")]
+    assert all(str(one).partition(">")[0] in script for one in asked)
+    pinned = _pins("requirements-moto.lock")
+    assert all(pinned[canonicalize_name(one.name)] in one.specifier for one in asked)
+    assert "requirements-moto.lock" in (ROOT / "scripts/setup").read_text()
+    hosts = re.findall(
+        r"https?://|--(?:extra-)?index-url", (ROOT / "requirements-moto.lock").read_text()
+    )
+    assert hosts == []
 
 
 def test_both_locks_agree():

@@ -60,7 +60,7 @@ class TestVerdicts:
         made = site(tmp_path)
         (build,) = queue_buildset(made.database, at=made.clock.now())
         made.drive(build)
-        made.worker.report(build)
+        made.report(build)
         assert kinds(made) == ["verdict"]
 
     def test_no_notice_without_its_verdict(self, tmp_path, monkeypatch):

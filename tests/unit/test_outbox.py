@@ -34,6 +34,11 @@ def states(desk: Desk, *ids: int) -> list[str]:
     return [desk.row(one).state for one in ids]
 
 
+def die(*_: object) -> None:
+    """What a kill in the middle of a delivery leaves."""
+    raise SystemExit
+
+
 class TestWhichStands:
     def test_a_held_vote_is_never_due(self, desk):
         row = desk.owe(value=-1, held=True)
@@ -96,15 +101,19 @@ class TestWhichStands:
         (late,) = rows(desk.database, schema.outbox, buildset_id=slow)
         assert (late.state, late.error) == ("dropped", outbox.JUDGED_LATE)
 
-    def test_what_an_earlier_process_owed_may_have_been_sent(self, desk, monkeypatch):
+    def test_what_an_earlier_process_had_in_hand_may_have_been_sent(self, desk, monkeypatch):
         doubted = []
-        monkeypatch.setattr(desk.reporter, "doubt", lambda one: doubted.append(one.change_number))
         desk.owe(1)
-        desk.clock.advance(1)
-        again = desk.another(desk.reporter)
+        monkeypatch.setattr(desk.reporter, "deliver", die)
+        with pytest.raises(SystemExit):
+            desk.deliver()
+        monkeypatch.undo()
         desk.owe(2)
+        monkeypatch.setattr(desk.reporter, "doubt", lambda one: doubted.append(one.change_number))
+        again = desk.another(desk.reporter)
         again.deliver_due(desk.threads)
         assert doubted == [1]
+        assert [one.change_number for one in desk.reporter.posted] == [1, 2]
 
     def test_what_was_dropped_after_it_was_due_is_not_posted(self, desk):
         row = desk.owe()
@@ -117,8 +126,8 @@ class TestWhichStands:
         row = desk.owe()
         real = desk.reporter.deliver
 
-        def deliver(review):
-            outcome = real(review)
+        def deliver(review, permit):
+            outcome = real(review, permit)
             outbox_actions.drop(desk.database, row, by=ANN, why="wrong", at=desk.clock.now())
             return outcome
 
@@ -152,10 +161,10 @@ class TestAServerThatIsAway:
     def test_the_one_that_waits_longest_goes_first_so_that_none_blocks_the_others(self, desk):
         real = desk.reporter.deliver
 
-        def deliver(review):
+        def deliver(review, permit):
             if review.change_number == 1:
                 raise AWAY
-            return real(review)
+            return real(review, permit)
 
         desk.reporter.deliver = deliver
         poison = desk.owe(1)
@@ -189,10 +198,10 @@ class TestAServerThatIsAway:
     def test_a_post_that_stalls_holds_up_no_other_change(self, desk):
         real, stalled = desk.reporter.deliver, threading.Event()
 
-        def deliver(review):
+        def deliver(review, permit):
             if review.change_number == 1:
                 assert stalled.wait(60)
-            return real(review)
+            return real(review, permit)
 
         desk.reporter.deliver = deliver
         slow = desk.owe(1)

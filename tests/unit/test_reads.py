@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status
-from ci.store import reads
+from ci.store import reads, schema
 from ci.store.database import Database
 from ci.store.reads.records import BuildFilter
 from tests.kit.rows import GERRIT, NOW, Rows, ago, many_builds
@@ -265,5 +265,5 @@ def test_times_are_aware_utc(database, story):
     assert isinstance(build.queued_at, datetime)
 
 
-def test_ping(database):
-    reads.ping(database)
+def test_the_version_of_the_schema_is_read(database):
+    assert reads.schema_found(database) == schema.SCHEMA_VERSION

@@ -8,7 +8,6 @@ import pytest
 
 from ci.bell import Bell
 from ci.errors import ConfigError, ReviewServerError, StorageError
-from ci.model.review import Review
 from ci.relay import REFUSED_S, Relay, _review
 from ci.reporters.base import Delivery, ServerAway
 from ci.store import outbox, schema
@@ -106,7 +105,7 @@ def test_refused_is_owed_still_and_tried_again_after_minutes(desk):
 
 @pytest.mark.parametrize("error", [ConfigError("no password"), KeyError("labels")])
 def test_an_error_nobody_foresaw_costs_time_and_no_vote(desk, error):
-    def deliver(_: Review) -> tuple[Delivery, str]:
+    def deliver(*_: object) -> tuple[Delivery, str]:
         raise error
 
     row = desk.owe()

@@ -302,6 +302,8 @@ def test_the_schema_knows_every_kind_and_every_reference() -> None:
         ["project"],
         ["provider"],
         ["reporter"],
+        ["label"],
+        ["maintenance"],
     ]
     text = json.dumps(schema)
     for name in schema["$defs"]:

@@ -118,6 +118,16 @@ def test_compared_attempts_stand_in_the_order_of_the_judgement(lab):
     assert kinds == ["check", "baseline", "repeat"]
 
 
+def test_an_attempt_says_which_nodes_it_kept_away_from(lab):
+    detail = detail_of(lab, "retried")
+    first, *others = detail.attempts
+    assert views.kept_away(detail, first) == ""
+    elsewhere = replace(others[-1], node="qemu-9")
+    assert f"Kept away from {first.node} (" in views.kept_away(detail, elsewhere)
+    back = replace(others[-1], node=first.node)
+    assert views.kept_away(detail, back).startswith(f"Back on {first.node}: no other")
+
+
 def test_timeline_stays_inside_the_bar_and_follows_time(lab):
     for name in ("passed", "regression", "retried", "running", "conflict", "queued"):
         rows = views.timeline(detail_of(lab, name), NOW)

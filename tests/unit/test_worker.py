@@ -8,12 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from ci import attempt
+from ci.attempt_rows import Stopping
 from ci.comment_rules import problems
 from ci.errors import HypervouchError, MergeConflict, ReviewServerError, StorageError
 from ci.layout import Job
 from ci.model.node import Endpoint
 from ci.store import attempts, schema
-from ci.worker import Stopping
 from tests.kit.core import (
     FakeCheckout,
     Lab,
@@ -253,7 +253,7 @@ class TestStopping:
         (build,) = queue_buildset(made.database, at=made.clock.now())
         made.worker.stop()
         with pytest.raises(Stopping):
-            made.worker.attempt(build, "check")
+            made.attempt(build, "check")
         assert nodes(made, build) == [None]
 
     def test_stopping_is_no_exception_that_anybody_takes_for_a_result(self):
@@ -266,21 +266,21 @@ class TestRepeatedSteps:
     def test_an_attempt_that_was_finished_is_not_run_again(self, tmp_path):
         made = site(tmp_path)
         (build,) = queue_buildset(made.database, at=made.clock.now())
-        assert made.worker.attempt(build, "check") == ""
-        assert made.worker.attempt(build, "check") == ""
+        assert made.attempt(build, "check") == ""
+        assert made.attempt(build, "check") == ""
         assert made.kinds(build) == [("check", "SUCCESS")]
 
     def test_it_goes_on_with_what_is_wanted_next(self, tmp_path):
         made = site(tmp_path, BAD)
         (build,) = queue_buildset(made.database, at=made.clock.now())
-        assert made.worker.attempt(build, "check") == "baseline"
-        assert made.worker.attempt(build, "check") == "repeat"
-        assert made.worker.attempt(build, "baseline") == ""
+        assert made.attempt(build, "check") == "baseline"
+        assert made.attempt(build, "check") == "repeat"
+        assert made.attempt(build, "baseline") == ""
 
     def test_a_report_twice_owes_one_review(self, tmp_path):
         made = site(tmp_path)
         build = run(made)
-        made.worker.report(build)
+        made.report(build)
         made.drive(build)
         assert owed(made) == [("Verified", 1)]
         assert made.verdicts == [None]
@@ -293,13 +293,13 @@ class TestRepeatedSteps:
         (build,) = rows(made.database, schema.build)
         assert (build.state, build.judgement) == ("running", None)
         monkeypatch.undo()
-        made.worker.report(build.id)
+        made.report(build.id)
         assert owed(made) == [("Verified", 1)]
 
     def test_a_build_that_is_gone_is_no_trouble(self, tmp_path):
         made = site(tmp_path)
-        assert made.worker.attempt("nobody", "check") == ""
-        made.worker.report("nobody")
+        assert made.worker.attempt("nobody", 1, "check") == ""
+        made.worker.report("nobody", 1)
 
 
 class TestDiskFull:
@@ -336,7 +336,7 @@ class TestDiskFull:
 
         monkeypatch.setattr(attempts, "begin", begin)
         with pytest.raises(Stopping):
-            made.worker.attempt(build, "check")
+            made.attempt(build, "check")
 
 
 def test_two_jobs_give_one_review_with_the_last_of_them(tmp_path):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from ci.store.pins import Pin, keeping
 from ci.store.reads import build_detail
-from ci.store.reads.records import BuildDetail
+from ci.store.reads.records import AttemptDetail, BuildDetail
 from webui import views
 from webui.logs import Artifact, LogWindow
 from webui.pages import Loaded, Page
@@ -39,12 +40,18 @@ class BuildDocument:
         url: Absolute address of the page.
         headline: Verdict and reason in one sentence.
         files: Per attempt, oldest first.
+        logs_removed: Day on which retention removed the logs, `2026-11-23`; empty while kept.
+        unpublished: Whether an ended attempt's files are not readable here yet.
+        pin: Why retention leaves this build alone; None where it is not pinned.
     """
 
     url: str
     headline: str
     detail: BuildDetail
     files: tuple[AttemptFiles, ...]
+    logs_removed: str = ""
+    unpublished: bool = False
+    pin: Pin | None = None
 
 
 def find(request: Request, site: Site) -> BuildDetail:
@@ -60,14 +67,15 @@ def find(request: Request, site: Site) -> BuildDetail:
     return detail
 
 
-def _files(site: Site, build_id: str, attempt_id: str) -> AttemptFiles:
+def _files(site: Site, attempt: AttemptDetail, *, kept: bool) -> AttemptFiles:
+    build_id, attempt_id = attempt.build_id, attempt.id
     base = f"{site.service_url}builds/{build_id}/attempts/{attempt_id}/"
-    has_log = site.logs.console(build_id, attempt_id) is not None
+    has_log = kept and site.logs.has_console(build_id, attempt_id)
     return AttemptFiles(
         attempt_id=attempt_id,
         console_url=f"{base}console.log" if has_log else None,
         artifacts_url=f"{base}artifacts/",
-        artifacts=site.logs.artifacts(build_id, attempt_id),
+        artifacts=site.logs.artifacts(build_id, attempt_id) if kept else (),
     )
 
 
@@ -84,12 +92,20 @@ def _tail(site: Site, detail: BuildDetail) -> tuple[str, LogWindow | None]:
 def _load(request: Request, site: Site) -> Loaded:
     detail = find(request, site)
     build_id = detail.build.id
-    attempt_id, tail = _tail(site, detail)
+    removed, pin = keeping(site.database, build_id)
+    attempt_id, tail = ("", None) if removed else _tail(site, detail)
     record = BuildDocument(
         url=f"{site.service_url}builds/{build_id}",
         headline=views.headline(detail),
         detail=detail,
-        files=tuple(_files(site, build_id, attempt.id) for attempt in detail.attempts),
+        files=tuple(_files(site, attempt, kept=not removed) for attempt in detail.attempts),
+        logs_removed=removed,
+        unpublished=any(
+            attempt.finished_at and not site.logs.published(build_id, attempt.id)
+            for attempt in detail.attempts
+        )
+        and not removed,
+        pin=pin,
     )
     more = {
         "tail": tail,

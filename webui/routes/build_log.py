@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from ci.store.pins import keeping
 from ci.store.reads.records import AttemptDetail
 from webui.headers import SANDBOX
 from webui.logs import LogWindow
@@ -43,12 +44,24 @@ def _attempt(request: Request, attempts: tuple[AttemptDetail, ...]) -> AttemptDe
     return found
 
 
+def _kept(site: Site, build_id: str) -> None:
+    """Make sure that retention has left the files of a build.
+
+    Raises:
+        HTTPException: 410, with the day on which they went.
+    """
+    day, _ = keeping(site.database, build_id)
+    if day:
+        raise HTTPException(410, f"The logs of this build were removed on {day}, by retention.")
+
+
 def _load(request: Request, site: Site) -> Loaded:
     detail = find(request, site)
     attempt = _attempt(request, detail.attempts)
+    _kept(site, detail.build.id)
     path = site.logs.console(detail.build.id, attempt.id)
     if path is None:
-        raise HTTPException(404, "This attempt has no console log: none yet, or it has expired.")
+        raise HTTPException(404, "This attempt has no console log: none yet, or not published yet.")
     line = params.number(request, "line")
     first = params.number(request, "from") or (max(1, line - 20) if line else 1)
     raw = f"builds/{detail.build.id}/attempts/{attempt.id}/console.log"
@@ -71,9 +84,9 @@ def _load(request: Request, site: Site) -> Loaded:
 
 
 def _console(request: Request) -> Response:
-    path = site_of(request).logs.console(
-        request.path_params["build_id"], request.path_params["attempt_id"]
-    )
+    site, build_id = site_of(request), request.path_params["build_id"]
+    _kept(site, build_id)
+    path = site.logs.console(build_id, request.path_params["attempt_id"])
     if path is None:
         raise HTTPException(404, "There is no such console log.")
     return FileResponse(path, headers=_raw(), media_type="text/plain; charset=utf-8")
@@ -81,6 +94,7 @@ def _console(request: Request) -> Response:
 
 def _artifact(request: Request) -> Response:
     found = request.path_params
+    _kept(site_of(request), found["build_id"])
     path = site_of(request).logs.artifact(found["build_id"], found["attempt_id"], found["path"])
     if path is None:
         raise HTTPException(404, "There is no such artifact.")

@@ -5,21 +5,24 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from ci.store.reads import all_nodes
-from ci.store.reads.records import NodeRecord
+from ci.store.reads import all_nodes, all_pauses
+from ci.store.reads.records import NodeRecord, PauseRecord
 from webui.pages import Loaded, Page
 from webui.site import Site
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodesDocument:
-    """Every slot, by label and name."""
+    """Every slot, by label and name, and where nothing new starts."""
 
     nodes: tuple[NodeRecord, ...]
+    pauses: tuple[PauseRecord, ...]
 
 
 def _load(request: Request, site: Site) -> Loaded:  # noqa: ARG001
-    return Loaded(record=NodesDocument(nodes=all_nodes(site.database)))
+    return Loaded(
+        record=NodesDocument(nodes=all_nodes(site.database), pauses=all_pauses(site.database))
+    )
 
 
 PAGE = Page(

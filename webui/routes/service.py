@@ -1,27 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/healthz` and `/openapi.json`: for machines that watch or read this site."""
+"""`/openapi.json`: for machines that read this site."""
 
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ci.store.reads import ping
 from webui.pages import Page
-from webui.site import site_of
 
 _REF = "#/components/schemas/{model}"
-
-
-def _health(request: Request) -> Response:
-    try:
-        ping(site_of(request).database)
-    except SQLAlchemyError:
-        return JSONResponse({"status": "database unreadable"}, status_code=503)
-    return JSONResponse({"status": "ok"})
 
 
 def _operation(page: Page, schema: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +63,4 @@ def service_routes(pages: tuple[Page, ...]) -> tuple[Route, ...]:
     def openapi(_request: Request) -> Response:
         return JSONResponse(description)
 
-    return (
-        Route("/healthz", _health, name="health"),
-        Route("/openapi.json", openapi, name="openapi"),
-    )
+    return (Route("/openapi.json", openapi, name="openapi"),)

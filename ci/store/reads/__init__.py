@@ -5,14 +5,15 @@ from ci.store.reads.agreement import agreement_page
 from ci.store.reads.build import build_detail, build_pulse
 from ci.store.reads.builds import builds_page, filter_choices, parse_cursor
 from ci.store.reads.change import change_detail
-from ci.store.reads.nodes import all_nodes
+from ci.store.reads.nodes import all_nodes, all_pauses
 from ci.store.reads.outbox import audit_page, outbox_page
 from ci.store.reads.runs import patchset_runs
-from ci.store.reads.status import ping, status_overview
+from ci.store.reads.status import schema_found, status_overview
 
 __all__ = [
     "agreement_page",
     "all_nodes",
+    "all_pauses",
     "audit_page",
     "build_detail",
     "build_pulse",
@@ -22,6 +23,6 @@ __all__ = [
     "outbox_page",
     "parse_cursor",
     "patchset_runs",
-    "ping",
+    "schema_found",
     "status_overview",
 ]

@@ -5,13 +5,19 @@ import sqlalchemy as sa
 
 from ci.store import schema
 from ci.store.database import Database
-from ci.store.reads.records import NodeRecord
+from ci.store.reads.records import NodeRecord, PauseRecord
 
 
 def all_nodes(database: Database) -> tuple[NodeRecord, ...]:
     """Every slot, by label and name; one query."""
     with database.read() as tx:
         return node_records(tx)
+
+
+def all_pauses(database: Database) -> tuple[PauseRecord, ...]:
+    """As `pause_records`; one query."""
+    with database.read() as tx:
+        return pause_records(tx)
 
 
 def node_records(tx: sa.Connection) -> tuple[NodeRecord, ...]:
@@ -28,6 +34,8 @@ def node_records(tx: sa.Connection) -> tuple[NodeRecord, ...]:
             node.c.failures,
             node.c.checked_at,
             node.c.token,
+            node.c.tags,
+            node.c.worker,
             node.c.leased_at,
             node.c.expires_at,
             node.c.holder.label("attempt_id"),
@@ -45,4 +53,12 @@ def node_records(tx: sa.Connection) -> tuple[NodeRecord, ...]:
         )
         .order_by(node.c.label, node.c.name)
     )
-    return tuple(NodeRecord(**row) for row in tx.execute(query).mappings())
+    return tuple(
+        NodeRecord(**{**row, "tags": tuple(row["tags"])}) for row in tx.execute(query).mappings()
+    )
+
+
+def pause_records(tx: sa.Connection) -> tuple[PauseRecord, ...]:
+    """What operators paused, by kind and name; those that are over are in it until replaced."""
+    query = sa.select(schema.pause).order_by(schema.pause.c.kind, schema.pause.c.name)
+    return tuple(PauseRecord(**row) for row in tx.execute(query).mappings())

@@ -19,6 +19,8 @@ class BuildRecord:
     Attributes:
         state: `queued`, `running`, `done` or `canceled`.
         waiting: Why it does not run yet; empty otherwise.
+        position: Its place in the line of its node label, from 1; None far behind or elsewhere.
+        eta_at: When it will start, by what such builds took before; None where not known.
         cancel_reason: Set when it was asked to stop.
         recheck: 0 for the patch set's own run, then 1, 2, ...
         attempts: How many times it was tried on a node.
@@ -52,6 +54,8 @@ class BuildRecord:
     queued_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    position: int | None = None
+    eta_at: datetime | None = None
     attempts: int = 0
     attempt_kind: str = ""
     phase: str = ""
@@ -342,6 +346,8 @@ class NodeRecord:
         failures: Builds in a row that ended as the node's fault.
         token: Fencing token of the newest lease.
         attempt_id: The attempt that holds it, or None when it is free.
+        tags: What jobs may require.
+        worker: The one process that reaches it; None: any.
     """
 
     name: str
@@ -361,6 +367,25 @@ class NodeRecord:
     patchset: int | None
     grade: str
     connection: str | None = None
+    tags: tuple[str, ...] = ()
+    worker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseRecord:
+    """Where nothing new starts, by an operator's word.
+
+    Attributes:
+        kind: `pipeline`, `label` or `node`.
+        until: When it ends by itself; None: when somebody resumes it.
+    """
+
+    kind: str
+    name: str
+    by: str
+    why: str
+    since: datetime
+    until: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +442,7 @@ class StatusOverview:
         recent: Newest buildsets.
         events: Newest events, with what they led to.
         events_unplanned: Stored events that nobody has acted on yet.
+        pauses: Where nothing new starts; some may be over by now.
     """
 
     connections: tuple[ConnectionRecord, ...]
@@ -428,3 +454,4 @@ class StatusOverview:
     events: tuple[EventRecord, ...]
     events_unplanned: int
     outbox: OutboxSummary = field(default_factory=OutboxSummary)
+    pauses: tuple[PauseRecord, ...] = ()

@@ -41,6 +41,8 @@ BUILD_COLUMNS = (
     _B.c.voting,
     _B.c.state,
     _B.c.waiting,
+    _B.c.position,
+    _B.c.eta_at,
     _B.c.cancel_reason,
     _B.c.result,
     _B.c.failure_class,

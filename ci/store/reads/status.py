@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from ci.store import schema
 from ci.store.database import Database
-from ci.store.reads.nodes import node_records
+from ci.store.reads.nodes import node_records, pause_records
 from ci.store.reads.outbox import UNSETTLED
 from ci.store.reads.records import ConnectionRecord, OutboxSummary, StatusOverview
 from ci.store.reads.rows import (
@@ -19,17 +19,19 @@ from ci.store.reads.rows import (
 )
 
 QUEUE_SHOWN = 100
+FAR = 1_000_000
 EVENTS_LOOKED_AT = 5000
 
 
-def ping(database: Database) -> None:
-    """Read one trivial row.
+def schema_found(database: Database) -> int | None:
+    """Version of the schema that the database has; None where it has none.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: The database cannot be read.
+        StorageError: The database cannot be read.
     """
     with database.read() as tx:
-        tx.execute(sa.select(schema.schema_version.c.version)).first()
+        found: int | None = tx.execute(sa.select(schema.schema_version.c.version)).scalar()
+    return found
 
 
 def status_overview(database: Database, *, recent: int = 12, events: int = 8) -> StatusOverview:
@@ -47,7 +49,7 @@ def status_overview(database: Database, *, recent: int = 12, events: int = 8) ->
                 tx,
                 select_builds()
                 .where(queued)
-                .order_by(build.c.queued_at, build.c.id)
+                .order_by(sa.func.coalesce(build.c.position, FAR), build.c.priority, build.c.turn)
                 .limit(QUEUE_SHOWN),
             ),
             queued_total=tx.execute(
@@ -62,6 +64,7 @@ def status_overview(database: Database, *, recent: int = 12, events: int = 8) ->
                 sa.select(sa.func.count()).where(event.c.processed_at.is_(None))
             ).scalar_one(),
             outbox=_outbox(tx),
+            pauses=pause_records(tx),
         )
 
 

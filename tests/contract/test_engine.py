@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's promises, kept by real processes that are really killed."""
+"""The engine's promises on both databases, kept by real processes that are really killed."""
 
 import os
 import signal
@@ -22,15 +22,18 @@ KILLED = -signal.SIGKILL
 class Desk:
     """A state directory and the processes on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
+        self.url = url
         self._children: list[subprocess.Popen[str]] = []
 
-    def start(self, *plan: str) -> subprocess.Popen[str]:
+    def start(self, *plan: str, executor: str = "one", home: str = "") -> subprocess.Popen[str]:
+        folder = self.folder / home
+        folder.mkdir(exist_ok=True)
         child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(self.folder), *plan],
+            [sys.executable, str(CHILD), str(folder), self.url, *plan],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "EXECUTOR": executor},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -67,77 +70,63 @@ class Desk:
             child.communicate()
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    there = request.param == "postgresql"
+    made = Desk(tmp_path, request.getfixturevalue("postgresql_url") if there else "-")
     yield made
     made.close()
 
 
-def test_a_build_runs_its_steps_in_order_and_once(desk):
-    assert desk.run("submit=b1", "submit=b1", "wait=b1", "submit=b1", "stop")[0] == 0
-    assert desk.journal() == WHOLE
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Desk]:
+    """What is the same on both: tried on the quicker one."""
+    made = Desk(tmp_path, "-")
+    yield made
+    made.close()
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "begin-check",
-        "check",
-        "begin-baseline",
-        "repeat",
-        "begin-report",
-        "report",
-    ],
-)
-def test_killed_at_any_step_it_goes_on_and_is_reported_once(desk, where):
-    desk.mark(f"kill-{where}-b1")
-    assert desk.run("submit=b1", "wait=b1", "idle=30")[0] == KILLED
-    assert desk.run("wait=b1", "idle=0.5")[0] == 0
-    assert desk.journal() == WHOLE
+def test_a_build_runs_its_steps_in_order_and_once(embedded):
+    assert embedded.run("submit=b1", "submit=b1", "wait=b1", "submit=b1", "stop")[0] == 0
+    assert embedded.journal() == WHOLE
 
 
-def test_killed_again_and_again(desk):
-    for where in ("begin-check", "check", "baseline", "report"):
+def test_killed_at_every_step_it_goes_on_and_is_reported_once(desk):
+    places = ("begin-check", "check", "begin-baseline", "repeat", "begin-report", "report")
+    for where in places:
         desk.mark(f"kill-{where}-b1")
-    for _ in range(4):
+    for _ in places:
         assert desk.run("submit=b1", "wait=b1", "idle=30")[0] == KILLED
     assert desk.run("wait=b1", "idle=0.5")[0] == 0
     assert desk.journal() == WHOLE
 
 
-def test_several_builds_at_once_each_go_on(desk):
+def test_several_builds_at_once_each_go_on(embedded):
     for number in range(1, 5):
-        desk.mark(f"hold-check-b{number}")
-    child = desk.start(*(f"submit=b{n}" for n in range(1, 5)), "idle=60")
+        embedded.mark(f"hold-check-b{number}")
+    child = embedded.start(*(f"submit=b{n}" for n in range(1, 5)), "idle=60")
     for number in range(1, 5):
-        desk.until(f"held-check-b{number}")
+        embedded.until(f"held-check-b{number}")
     child.kill()
     child.wait()
     for number in range(1, 5):
-        (desk.folder / f"hold-check-b{number}").unlink()
-    assert desk.run(*(f"wait=b{n}" for n in range(1, 5)), "idle=0.5")[0] == 0
-    journal = desk.journal()
+        (embedded.folder / f"hold-check-b{number}").unlink()
+    assert embedded.run(*(f"wait=b{n}" for n in range(1, 5)), "idle=0.5")[0] == 0
+    journal = embedded.journal()
     assert len(journal) == len(set(journal)) == 16
 
 
-def test_two_engines_on_one_directory_are_refused(desk):
-    hold = desk.mark("hold-check-b1")
-    first = desk.start("submit=b1", "wait=b1")
-    desk.until("held-check-b1")
-    status, said = desk.run("submit=b2")
+def test_two_engines_on_one_directory_are_refused(embedded):
+    hold = embedded.mark("hold-check-b1")
+    first = embedded.start("submit=b1", "wait=b1")
+    embedded.until("held-check-b1")
+    status, said = embedded.run("submit=b2")
     assert status == 3
-    assert said.startswith("ConfigError: another hypervouch already runs builds on")
+    assert said.startswith("ConfigError: another hypervouch already runs on")
     assert "state-dir" in said
     hold.unlink()
     assert first.wait(60) == 0
-    assert desk.journal() == WHOLE
-
-
-def test_a_killed_engine_holds_its_directory_no_longer(desk):
-    desk.mark("kill-check-b1")
-    desk.run("submit=b1", "wait=b1", "idle=30")
-    assert desk.run("wait=b1", "stop")[0] == 0
+    assert embedded.journal() == WHOLE
 
 
 def test_stopping_leaves_the_build_to_the_next_start(desk):
@@ -158,29 +147,29 @@ def test_what_was_never_submitted_is_found_by_reconcile(desk):
     assert len(journal) == len(set(journal)) == 8
 
 
-def test_reconcile_leaves_alone_what_runs(desk):
-    (desk.folder / "builds.txt").write_text("b1")
-    hold = desk.mark("hold-check-b1")
-    child = desk.start("submit=b1", "idle=1", "reconcile", "wait=b1")
-    desk.until("held-check-b1")
+def test_reconcile_leaves_alone_what_runs(embedded):
+    (embedded.folder / "builds.txt").write_text("b1")
+    hold = embedded.mark("hold-check-b1")
+    child = embedded.start("submit=b1", "idle=1", "reconcile", "wait=b1")
+    embedded.until("held-check-b1")
     time.sleep(2)
     hold.unlink()
     out, _ = child.communicate(timeout=60)
     assert out.splitlines()[0] == "lost="
-    assert desk.journal() == WHOLE
+    assert embedded.journal() == WHOLE
 
 
-def test_a_full_disk_under_the_engine_costs_time_and_no_build(desk):
-    (desk.folder / "builds.txt").write_text("b1")
-    desk.mark("full-check-b1")
-    status, said = desk.run("submit=b1", "idle=2", "reconcile", "wait=b1", "stop")
+def test_a_full_disk_under_the_engine_costs_time_and_no_build(embedded):
+    (embedded.folder / "builds.txt").write_text("b1")
+    embedded.mark("full-check-b1")
+    status, said = embedded.run("submit=b1", "idle=2", "reconcile", "wait=b1", "stop")
     assert status == 0
     assert said.splitlines()[0] == "lost=b1"
-    assert desk.journal() == WHOLE
+    assert embedded.journal() == WHOLE
 
 
-def test_what_is_forgotten_may_be_submitted_anew(desk):
-    status, said = desk.run("submit=b1", "wait=b1", "forget=b1", "submit=b1", "idle=1")
+def test_what_is_forgotten_may_be_submitted_anew(embedded):
+    status, said = embedded.run("submit=b1", "wait=b1", "forget=b1", "submit=b1", "idle=1")
     assert status == 0
     assert said == "finished="
-    assert desk.journal() == WHOLE
+    assert embedded.journal() == WHOLE

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A provider's `stop` with an end: nobody can interrupt it, but nobody has to wait for ever."""
+
+import threading
+from collections.abc import Callable
+
+from ci.errors import HypervouchError
+from ci.log import get
+from nodes.providers.base import Provider
+
+
+class Ending:
+    """One `stop` of one node, in a thread of its own.
+
+    Args:
+        provider: Whose node it is.
+        node: Which.
+        late: Called when a stop that was not waited for has ended after all.
+    """
+
+    def __init__(self, provider: Provider, node: str, late: Callable[[], None]) -> None:
+        self._provider = provider
+        self._node = node
+        self._late = late
+        self._trouble = ""
+        self._done = threading.Event()
+        self._given_up = False
+        self._lock = threading.Lock()
+
+    def wait(self, seconds: float) -> str:
+        """Stop the node; returns what went wrong, or nothing."""
+        name = f"stop {self._node}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._done.wait(seconds)
+        with self._lock:
+            if self._done.is_set():
+                return self._trouble
+            self._given_up = True
+        return f"it did not end within {seconds:.0f} s"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the stop still ran when the waiting was over; then `late` is called."""
+        return self._given_up
+
+    def _work(self) -> None:
+        try:
+            self._provider.stop(self._node)
+        except HypervouchError as error:
+            self._trouble = error.message
+        except Exception as error:  # noqa: BLE001 - a plug-in's bug costs its node, not the build
+            self._trouble = f"{type(error).__name__}: {error}"
+            get("lease").exception("a provider's bug", action="bug", node=self._node)
+        with self._lock:
+            self._done.set()
+            late = self._given_up
+        if late:
+            self._late()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Databases for tests: a private PostgreSQL for the session, a fresh database for each test.
+
+`database` gives both kinds in turn. A test that opens the database of a directory gets SQLite,
+and PostgreSQL where it also asks for `on_postgresql`: see tests/contract/postgresql.
+"""
+
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from ci.store.database import Database
+from ci.store.moment import moment
+from ci.store.schema import metadata, schema_version
+from tests.kit.postgres import Postgres, PostgresMissing, cluster, program
+from tests.kit.require import require
+
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.integration)
+KINDS = ["sqlite", POSTGRESQL]
+TEMPLATE = "ready"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """One server for the session; whoever stops or freezes it makes a `cluster` of their own."""
+    try:
+        program("initdb")
+    except PostgresMissing as missing:
+        require("postgresql", present=False, why=str(missing))
+    with cluster(tmp_path_factory.mktemp("postgresql")) as server:
+        database = Database(server.make_database(TEMPLATE))
+        database.create()
+        database.close()
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgres: Postgres) -> Iterator[str]:
+    """URL of an empty PostgreSQL database."""
+    name = f"empty_{next(_numbers)}"
+    yield postgres.make_database(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def ready_postgresql_url(postgres: Postgres) -> Iterator[str]:
+    """URL of a PostgreSQL database with our tables, and no row in them."""
+    name = f"ready_{next(_numbers)}"
+    yield postgres.make_database(name, template=TEMPLATE)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(params=KINDS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hypervouch.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database of either kind that has our tables."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'hypervouch.db'}"
+        database = Database(url)
+        database.create()
+        database.close()
+    else:
+        url = request.getfixturevalue("ready_postgresql_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A ready database of either kind."""
+    made = Database(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def _spare(postgres: Postgres) -> list[str]:
+    """URLs of databases with our tables that nobody uses: making one costs more than emptying."""
+    assert postgres.port
+    return []
+
+
+@pytest.fixture
+def on_postgresql(
+    postgres: Postgres, _spare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Let each directory have a PostgreSQL database instead of a SQLite file, for one test."""
+    urls: dict[Path, str] = {}
+    opened: list[Database] = []
+
+    def open_in(folder: Path) -> Database:
+        if folder not in urls:
+            name = f"ready_{next(_numbers)}"
+            made = _spare.pop() if _spare else postgres.make_database(name, template=TEMPLATE)
+            urls[folder] = made
+        opened.append(Database(urls[folder]))
+        return opened[-1]
+
+    monkeypatch.setattr(Database, "in_directory", staticmethod(open_in))
+    for module in list(sys.modules.values()):  # these tests turn their own clock, not the server's
+        if vars(module).get("moment") is moment:
+            monkeypatch.setattr(module, "moment", lambda _tx, clock: clock.now())
+    yield
+    for one in opened:
+        one.close()
+    for url in urls.values():
+        _empty(url)
+    _spare.extend(urls.values())
+
+
+def _empty(url: str) -> None:
+    """Delete every row but the version, and number new ones from 1 again."""
+    tables = [t for t in reversed(metadata.sorted_tables) if t is not schema_version]
+    with psycopg.connect(url) as connection:
+        for table in tables:
+            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
+        connection.execute("SELECT setval(seqrelid::regclass, 1, false) FROM pg_sequence")
+
+
+@pytest.fixture(scope="session")
+def locked_postgres(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Postgres]:
+    """A second server, which asks for a password."""
+    assert postgres.port
+    with cluster(tmp_path_factory.mktemp("locked"), password="p4ss: word/%") as server:
+        yield server
