@@ -51,7 +51,7 @@ def _check(config: Path) -> int:
 
     with closing(Database.of(settings.load(config).service)) as database:
         version = database.version()
-        where = database.engine.url.render_as_string()
+        where = database.where
         if version is None:
             click.echo(f"{where} has no tables yet: the first start makes them")
             return 1
@@ -83,7 +83,7 @@ def _upgrade(config: Path, *, force: bool) -> None:
 
     with closing(Database.of(settings.load(config).service)) as database:
         before, after = upgrade(database, SystemClock(), force=force)
-        where = database.engine.url.render_as_string()
+        where = database.where
     if before == after:
         click.echo(f"{where} has schema version {after} already")
     elif not before:
@@ -93,9 +93,13 @@ def _upgrade(config: Path, *, force: bool) -> None:
 
 
 def _backup(config: Path, file: Path) -> None:
-    from ci.listings import open_database  # noqa: PLC0415
+    from ci import settings  # noqa: PLC0415
+    from ci.errors import ConfigError  # noqa: PLC0415
     from ci.store.backup import backup  # noqa: PLC0415
+    from ci.store.database import Database  # noqa: PLC0415
 
-    with closing(open_database(config)) as database:
+    with closing(Database.of(settings.load(config).service)) as database:
+        if database.version() is None:  # an older one is copied as well
+            raise ConfigError(f"nothing was ever run in {database.where}", hint="nothing to copy")
         size = backup(database, file)
     click.echo(f"{file}: {max(1, size // MIB)} MiB")

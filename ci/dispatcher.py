@@ -23,8 +23,9 @@ from ci.layout import Layout
 from ci.log import get
 from ci.maintenance import closed_now
 from ci.model.build import Claim
-from ci.store import processes, queue
+from ci.store import queue
 from ci.store.database import Database
+from ci.store.moment import moment
 from ci.telemetry import Telemetry
 
 
@@ -124,7 +125,7 @@ class Dispatcher:
     def _next(self) -> Claim | None:
         """Claim one build; the lock that all writers share is taken only when there is one."""
         with self._database.read() as tx:
-            at = processes.now(tx, self._clock)
+            at = moment(tx, self._clock)
             wanted: dict[str, Any] = {"worker": self._worker, "slots": self._slots, "at": at}
             if self._layout is not None:
                 layout = self._layout()

@@ -22,6 +22,18 @@ MARK = "[redacted]"
 MIN_SECRET = 6
 """Shorter ones occur by chance, and marks all over a log would give them away."""
 
+LIBRARIES = (
+    "alembic",
+    "paramiko",
+    "httpx",
+    "httpcore",
+    "apscheduler",
+    "gerrit",
+    "dbos",
+    "uvicorn",
+)
+"""Loggers of others, of which only warnings are told."""
+
 
 class _Who:
     """This process, as it is named in every line."""
@@ -85,7 +97,7 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("paramiko", "httpx", "httpcore", "apscheduler", "gerrit", "dbos", "uvicorn"):
+    for noisy in LIBRARIES:
         logging.getLogger(noisy).setLevel("WARNING")
     # It logs a traceback for every server that does not answer; whoever called it says so.
     logging.getLogger("paramiko.transport").setLevel("CRITICAL")
@@ -155,4 +167,23 @@ def _of_library(
     """A library's line has no step of the flow; `logger` says whose it is."""
     event_dict.setdefault("step", "library")
     event_dict.setdefault("action", "log")
+    if str(event_dict.get("logger", "")).startswith("dbos"):
+        return _in_one_line(event_dict)
+    return event_dict
+
+
+def _in_one_line(event_dict: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """The engine's library tells each outage of the database with tracebacks of its own inside.
+
+    What fails in our own steps is told by us; of these the last line says enough.
+    """
+    trouble = event_dict.pop("exc_info", None)
+    if isinstance(trouble, tuple):
+        trouble = trouble[1]
+    text, _, rest = str(event_dict["event"]).partition("Traceback (most recent call last)")
+    event_dict["event"] = text.strip(" :\n")
+    said = str(trouble) if isinstance(trouble, BaseException) else rest
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if lines:
+        event_dict["reason"] = lines[0] if isinstance(trouble, BaseException) else lines[-1]
     return event_dict

@@ -24,6 +24,7 @@ from ci.hold import exclusive
 from ci.log import get
 from ci.store import processes
 from ci.store.database import Database
+from ci.store.moment import moment
 
 NAME_FILE = "process-name"
 LOCK_FILE = "process.lock"
@@ -147,7 +148,7 @@ class Presence:
         """
         began = self._clock.monotonic_s()
         with self._database.write() as tx:
-            at = processes.now(tx, self._clock)
+            at = moment(tx, self._clock)
             mine = processes.beat(tx, self.name, self.incarnation, at=at)
             row = processes.find(tx, self.name)
         if row is None:  # the database was restored from a copy: be there again
@@ -217,7 +218,7 @@ class Presence:
                 pid=os.getpid(),
                 version=self._version,
                 slots=self._slots,
-                at=processes.now(tx, self._clock),
+                at=moment(tx, self._clock),
             )
 
     def _pause_s(self) -> float:
@@ -255,7 +256,7 @@ class Presence:
         """Who has the name, and whether that process may live."""
         with self._database.read() as tx:
             row = processes.find(tx, self.name)
-            now = processes.now(tx, self._clock)
+            now = moment(tx, self._clock)
         if row is None or row.state == processes.STOPPED:
             return row, False
         if now - row.beat_at > timedelta(seconds=self.term_s):

@@ -15,6 +15,7 @@ from ci.log import get
 from ci.model.build import Claim
 from ci.store import attempts, orphans, processes, queue
 from ci.store.database import Database
+from ci.store.moment import moment
 
 BATCH = 100
 TURNS = 1000
@@ -74,10 +75,10 @@ class Reaper:
             StorageError: A database is away; the next turn goes on.
         """
         with self._database.write() as tx:
-            processes.forget(tx, before=processes.now(tx, self._clock) - FORGOTTEN)
+            processes.forget(tx, before=moment(tx, self._clock) - FORGOTTEN)
         records = self._records.of()
         with self._database.read() as tx:
-            since = processes.now(tx, self._clock) - self._term
+            since = moment(tx, self._clock) - self._term
             alive = set(processes.alive(tx, since=since))
             current = orphans.current(tx, [one.claim for one in records])
         gone = [
@@ -93,7 +94,7 @@ class Reaper:
 
     def _batch(self) -> list[Claim]:
         with self._database.write() as tx:
-            now = processes.now(tx, self._clock)
+            now = moment(tx, self._clock)
             found = orphans.orphans(tx, since=now - self._term, limit=BATCH)
             for one in found:
                 queue.put_back(tx, one.claim.build_id, one.claim.number)
@@ -111,7 +112,7 @@ class Reaper:
     def _alarm(self) -> None:
         """Say once that builds wait and nobody is there who runs builds."""
         with self._database.read() as tx:
-            idle = orphans.nobody_works(tx, since=processes.now(tx, self._clock) - self._term)
+            idle = orphans.nobody_works(tx, since=moment(tx, self._clock) - self._term)
         if idle and not self._idle_told:
             self._log.error(
                 "builds wait, and no process runs any",

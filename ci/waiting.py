@@ -15,9 +15,10 @@ from ci.layout import Layout
 from ci.maintenance import closed_now
 from ci.reasons import Busy, Scene, Waiting, obstacle, reason, starts_at, without_dead
 from ci.scheduling import Chooser, Needs
-from ci.store import lines, pauses, processes
+from ci.store import lines, pauses
 from ci.store.database import Database
 from ci.store.lines import Place, Queued, RunningBuild
+from ci.store.moment import moment
 from ci.store.site import Look, look
 
 HISTORY_S = 60.0
@@ -54,7 +55,7 @@ class Explainer:
     def explain(self) -> int:
         """Write down what has changed; returns of how many builds."""
         with self._database.read() as tx:
-            at = processes.now(tx, self._clock)
+            at = moment(tx, self._clock)
             workers, full = self._workers(tx), self._full(tx)
             waiting = lines.first(tx)
             if not waiting:

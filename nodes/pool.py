@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import sqlalchemy as sa
 
@@ -23,9 +23,10 @@ from ci.log import get
 from ci.model.node import Endpoint, Lease, NodeState
 from ci.notice_texts import quarantine_notice
 from ci.scheduling import Needs
-from ci.store import leases, notices, pauses, processes
+from ci.store import leases, notices, pauses
 from ci.store.database import Database
 from ci.store.leases import Asker
+from ci.store.moment import moment
 from nodes.ending import Ending
 from nodes.inventory import Inventory, Slot
 from nodes.providers.base import Provider
@@ -152,7 +153,7 @@ class NodePool:
                 leases.release(tx, lease)
 
     def _asker(self, tx: sa.Connection, holder: str) -> Asker:
-        now = processes.now(tx, self._clock)  # machines may differ: a lease has one time
+        now = moment(tx, self._clock)  # machines may differ: a lease has one time
         return Asker(holder=holder, worker=self._worker, now=now, term=self._term)
 
     def names_of(self, provider: Provider) -> tuple[str, ...]:
@@ -290,7 +291,7 @@ class NodePool:
     def holds(self, lease: Lease) -> bool:
         """Whether a lease is still the node's newest and has not run out."""
         with self._database.read() as tx:
-            return leases.holds(tx, lease, now=processes.now(tx, self._clock))
+            return leases.holds(tx, lease, now=moment(tx, self._clock))
 
     def give_back(
         self, lease: Lease, *, deadline: Deadline | None = None, unclean: str = ""
@@ -332,20 +333,19 @@ class NodePool:
         """Whether nobody leased the node since; gives the machine's end a term of its own."""
         try:
             with self._database.write() as tx:
-                now = processes.now(tx, self._clock)
+                now = moment(tx, self._clock)
                 return leases.prolong(tx, lease, now=now, term=self._term)
         except StorageError:
             # On a file, who cannot write cannot have leased it either.
-            return not self._database.shared or self._clock.now() < self._lasts_until(lease)
+            return not self._database.shared or self._surely_stands(lease)
 
-    def _lasts_until(self, lease: Lease) -> datetime:
-        """Until when a lease surely stands, by its last renewal."""
+    def _surely_stands(self, lease: Lease) -> bool:
+        """Whether a lease stands by the time since its last renewal, whatever clocks say."""
         with self._lock:
             item = self._held.get(lease.node)
         if item is None or item.lease is not lease:
-            return lease.expires_at
-        age_s = self._clock.monotonic_s() - item.renewed_at_s
-        return self._clock.now() + self._term - timedelta(seconds=age_s)
+            return False  # a machine that is left behind is found and ended later
+        return self._clock.monotonic_s() - item.renewed_at_s < self._term.total_seconds()
 
     def _end_machine(self, node: str) -> None:
         slot = self._inventory.of(node)
@@ -434,7 +434,7 @@ class NodePool:
                 tx,
                 item.lease,
                 build_id=item.build_id,
-                now=processes.now(tx, self._clock),
+                now=moment(tx, self._clock),
                 term=self._term,
             )
         with self._lock:

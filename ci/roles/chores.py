@@ -12,6 +12,7 @@ from ci.reaper import Reaper
 from ci.roles import bells
 from ci.roles.core import Core
 from ci.store import processes
+from ci.store.moment import moment
 from ci.waiting import Explainer
 
 LEFTOVERS_EVERY_S = 30
@@ -73,10 +74,10 @@ def _explainer(core: Core) -> Explainer:
     term = timedelta(seconds=core.layout.service.lease_s)
 
     def workers(tx: sa.Connection) -> dict[str, int]:
-        return processes.working(tx, since=processes.now(tx, core.clock) - term)
+        return processes.working(tx, since=moment(tx, core.clock) - term)
 
     def full(tx: sa.Connection) -> tuple[str, ...]:
-        return processes.full(tx, since=processes.now(tx, core.clock) - term)
+        return processes.full(tx, since=moment(tx, core.clock) - term)
 
     return Explainer(core.database, core.clock, lambda: core.layout, workers, full)
 

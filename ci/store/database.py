@@ -140,6 +140,12 @@ class Database:
         name = self.engine.url.database
         return None if self.shared or not name else Path(name)
 
+    @property
+    def where(self) -> str:
+        """Its URL as the configuration gives it, for messages; a password is hidden."""
+        url = self.engine.url
+        return url.set(drivername=url.get_backend_name()).render_as_string()
+
     def full_url(self) -> str:
         """URL with the password in it: for another library, never for a message."""
         return self.engine.url.render_as_string(hide_password=False)

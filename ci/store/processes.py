@@ -11,11 +11,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from ci.clock import Clock
 from ci.errors import ConfigError
 from ci.store import audit, schema
 from ci.store.database import Database
-from ci.store.moment import moment
 
 RUNNING, DRAINING, STOPPED = "running", "draining", "stopped"
 
@@ -47,11 +45,6 @@ class Process:
     state: str
     started_at: datetime
     beat_at: datetime
-
-
-def now(tx: sa.Connection, clock: Clock) -> datetime:
-    """The time that heartbeats and leases are measured by: one for all machines."""
-    return moment(tx, clock)
 
 
 def register(

@@ -55,7 +55,8 @@ def refused(what: str, error: Trouble) -> StorageError:
 
 def not_opened(url: sa.URL, error: Trouble) -> HypervouchError | None:
     """A refusal at the start, with the way to mend it; None where it is our own mistake."""
-    where, said = f"the database {url.render_as_string()}", _first_line(error)
+    plain = url.set(drivername=url.get_backend_name())
+    where, said = f"the database {plain.render_as_string()}", _first_line(error)
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     if state == _NO_RIGHT:
         return ConfigError(

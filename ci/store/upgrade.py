@@ -23,6 +23,7 @@ from ci.hold import exclusive
 from ci.store import processes, schema
 from ci.store.backup import copy_sqlite
 from ci.store.database import Database, found_version
+from ci.store.moment import moment
 
 ALIVE_S = 30
 """Seconds for which a heartbeat counts as a sign of life."""
@@ -138,7 +139,7 @@ def _alone(database: Database) -> Iterator[None]:
 def _refuse_living(connection: sa.Connection, clock: Clock) -> None:
     if not sa.inspect(connection).has_table(schema.process.name):
         return
-    since = processes.now(connection, clock) - timedelta(seconds=ALIVE_S)
+    since = moment(connection, clock) - timedelta(seconds=ALIVE_S)
     if living := processes.alive(connection, since=since):
         raise ConfigError(
             f"processes of this installation run: {', '.join(living)}",

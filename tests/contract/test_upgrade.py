@@ -18,6 +18,7 @@ from ci.errors import ConfigError, StorageError
 from ci.hold import exclusive
 from ci.store import processes, schema, upgrade
 from ci.store.database import Database
+from ci.store.moment import moment
 from tests.kit.frozen import contents, shape, thaw
 
 OLD = [1, 2]
@@ -152,7 +153,7 @@ def test_a_failed_step_changes_nothing(empty: Database, monkeypatch: pytest.Monk
 
 def test_living_processes_hold_an_upgrade_off(database: Database):
     with database.write() as tx:
-        now = processes.now(tx, SystemClock())
+        now = moment(tx, SystemClock())
         processes.register(
             tx,
             name="w1",

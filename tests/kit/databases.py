@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ci.store import moment as server_time
 from ci.store.database import Database
-from ci.store.moment import moment
 from ci.store.schema import metadata, schema_version
 from tests.kit.postgres import Postgres, PostgresMissing, cluster, program
 from tests.kit.require import require
@@ -93,6 +93,12 @@ def _spare(postgres: Postgres) -> list[str]:
     return []
 
 
+class _OneProcess(Database):
+    """One that no other process uses, as on SQLite: a node's name is not its process's as well."""
+
+    shared = False  # type: ignore[assignment]
+
+
 @pytest.fixture
 def on_postgresql(
     postgres: Postgres, _spare: list[str], monkeypatch: pytest.MonkeyPatch
@@ -100,18 +106,21 @@ def on_postgresql(
     """Let each directory have a PostgreSQL database instead of a SQLite file, for one test."""
     urls: dict[Path, str] = {}
     opened: list[Database] = []
+    reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def open_in(folder: Path) -> Database:
         if folder not in urls:
             name = f"ready_{next(_numbers)}"
             made = _spare.pop() if _spare else postgres.make_database(name, template=TEMPLATE)
             urls[folder] = made
-        opened.append(Database(urls[folder]))
+        opened.append(_OneProcess(urls[folder]))
+        opened[-1]._reading = reading
         return opened[-1]
 
     monkeypatch.setattr(Database, "in_directory", staticmethod(open_in))
+    real = server_time.moment
     for module in list(sys.modules.values()):  # these tests turn their own clock, not the server's
-        if vars(module).get("moment") is moment:
+        if vars(module).get("moment") is real:
             monkeypatch.setattr(module, "moment", lambda _tx, clock: clock.now())
     yield
     for one in opened:

@@ -65,6 +65,17 @@ def test_a_library_has_the_same_fields(lines):
     assert line["event"] == "connection 3 is gone"
 
 
+def test_an_outage_is_told_by_the_engines_library_without_a_traceback(lines):
+    dbos = logging.getLogger("dbos")
+    outage = OSError("connection refused\nIs the server running?")
+    dbos.warning("no system database:", exc_info=outage)
+    dbos.error("polling failed: %s", "Traceback (most recent call last):\n  x\nOSError: gone\n")
+    first, second = lines()
+    assert (first["event"], first["reason"]) == ("no system database", "connection refused")
+    assert (second["event"], second["reason"]) == ("polling failed", "OSError: gone")
+    assert "Traceback" not in str(first) + str(second)
+
+
 def test_what_is_bound_to_an_attempt_stands_in_each_of_its_lines(lines):
     with structlog.contextvars.bound_contextvars(build="b1", attempt="a1"):
         log.get("run").info("one", action="x")
