@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo's configuration, written as the files that an operator would write."""
 
+import json
+import shlex
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +73,9 @@ def _service(scene: Scene, port: int) -> str:
 
 def _layout(choice: NodeChoice) -> str:
     emulator = "\n    env: {ACME_VIRT_EMULATOR: '1'}\n    trusted: true" if choice.emulator else ""
+    # On this machine itself only our own Python is sure to have pytest.
+    python = shlex.quote(sys.executable) if choice.emulator else "python3"
+    command = f"{python} -m pytest -v --junitxml=results/junit.xml tests/functional"
     return f"""\
 - pipeline:
     name: {PIPELINE}
@@ -78,7 +84,7 @@ def _layout(choice: NodeChoice) -> str:
 - job:
     name: {JOB}
     suite: driver
-    run: python3 -m pytest -v --junitxml=results/junit.xml tests/functional
+    run: {json.dumps(command)}
     results: [results/*.xml]
     node-label: {choice.label}
     timeout-s: 300

@@ -26,6 +26,7 @@ from tests.kit.require import require
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 780.0
+DEBIAN_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 PICTURE_PX = 1500
 
 
@@ -54,13 +55,16 @@ class Demo:
 
 @contextmanager
 def demo(tmp_path: Path, *options: str) -> Iterator[Demo]:
-    """Start the demo; end it by SIGINT, as Ctrl-C does."""
+    """Start the demo; end it by SIGINT, as Ctrl-C does.
+
+    Debian's own programs must do: its python3 has no pytest.
+    """
     output = tmp_path / "screen"
     with output.open("wb") as screen:
         process = subprocess.Popen(
             [sys.executable, "-m", "ci.cli", "demo", "--port", "0", *options],
             cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
+            env={**os.environ, "TMPDIR": str(tmp_path), "PATH": DEBIAN_PATH},
             stdin=subprocess.DEVNULL,
             stdout=screen,
             stderr=subprocess.STDOUT,

@@ -115,6 +115,13 @@ def test_every_row_shows_its_evidence(lab, client):
     assert text.count('<span class="grade nested"') == 4
 
 
+def test_status_says_when_a_build_may_start_and_what_is_paused(client):
+    text = " ".join(client.get("/").text.split())
+    assert "number 1 for xen · start unknown" in text
+    assert re.search(r"number 1 for qemu-tcg · may start .{0,200}in 4 min.{0,60}UTC\)", text)
+    assert "The host gets a new board" in text
+
+
 def test_status_says_why_something_waits(client):
     text = client.get("/").text
     assert "No usable node of label xen: xen-1 is in Maintenance (new dom0)." in text

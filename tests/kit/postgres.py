@@ -184,13 +184,35 @@ def cluster(directory: Path, *, password: str = "") -> Iterator[Postgres]:
         shutil.chown(home, UNPRIVILEGED, _group(UNPRIVILEGED))
     server = Postgres(home, password=password)
     try:
-        server.make()
-        yield server
+        with _not_outliving_us(home):
+            server.make()
+            yield server
     finally:
         server.stop("immediate")
         with suppress(FileNotFoundError):
             shutil.copyfile(home / "log", directory / "postgresql.log")
         shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _not_outliving_us(home: Path) -> Iterator[None]:
+    """End the server, and take its files away, should this process be killed within the block.
+
+    The watcher reads a pipe whose other end only this process has.
+    """
+    last_will = 'cat; kill -QUIT "$(head -n 1 "$0/data/postmaster.pid")"; sleep 1; rm -rf "$0"'
+    watcher = subprocess.Popen(
+        ["sh", "-c", last_will, home],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(watcher.pid, signal.SIGKILL)
+        watcher.communicate()
 
 
 def _group(user: str | None) -> int | None:

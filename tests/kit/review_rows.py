@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ci.model.result import FailureClass, Judgement, Result, TestFinding
-from ci.store import schema
+from ci.store import pauses, schema
+from ci.store.pauses import Pause, PauseKind
 from tests.kit.rows import GERRIT, NOW, Rows, ago
 
 WAITS = "check waits for Verified +1 by zuul on 1d229271."
@@ -194,4 +195,23 @@ def _second_server(rows: Rows) -> None:
         state="queued",
         made_up=True,
     )
-    rows.build(buildset, state="queued", queued_at=ago(90), waiting="its turn comes soon")
+    rows.build(
+        buildset,
+        state="queued",
+        queued_at=ago(90),
+        waiting="its turn comes soon",
+        position=1,
+        eta_at=ago(-240),
+    )
+    with rows.database.write() as tx:
+        pauses.pause(
+            tx,
+            Pause(
+                kind=PauseKind.LABEL,
+                name="hyperv",
+                by="ann",
+                why="the host gets a new board",
+                since=ago(3600),
+                until=ago(-7200),
+            ),
+        )

@@ -362,6 +362,7 @@ def _queued(rows: Rows) -> str:
         state="queued",
         node_label="xen",
         waiting="no usable node of label xen: xen-1 is in Maintenance (new dom0)",
+        position=1,
         queued_at=ago(19),
     )
 
