@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share: the fixtures of the kit, and an account of what was skipped."""
 
+import signal
 from collections import Counter
 from collections.abc import Iterable
 
@@ -10,6 +11,10 @@ from hypothesis import settings
 # No deadline: the machines are noisy. No database: a run leaves nothing behind.
 settings.register_profile("house", deadline=None, database=None, print_blob=True)
 settings.load_profile("house")
+
+# A shell that starts the tests in the background has them ignore it, and so all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.kit.fixtures", "tests.kit.databases"]
 

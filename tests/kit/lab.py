@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 
 from ci.clock import FakeClock
+from ci.store import pauses
 from ci.store.database import Database
+from ci.store.pauses import Pause, PauseKind
 from tests.kit.process_rows import fill_processes
 from tests.kit.review_rows import fill_reviews
-from tests.kit.rows import NOW, Rows
+from tests.kit.rows import NOW, Rows, ago
 from tests.kit.stories import Story, fill
 from webui.app import create_app
 
@@ -52,6 +54,7 @@ def make_lab(
     fill_processes(database)
     if reviews:
         fill_reviews(Rows(database, logs_dir))
+        _pause(database)
     app = create_app(
         database,
         logs_dir,
@@ -80,3 +83,18 @@ def client_of(app: Starlette) -> "TestClient":
         module = importlib.import_module("starlette.testclient")
     client: TestClient = module.TestClient(app, raise_server_exceptions=False)
     return client
+
+
+def _pause(database: Database) -> None:
+    with database.write() as tx:
+        pauses.pause(
+            tx,
+            Pause(
+                kind=PauseKind.LABEL,
+                name="hyperv",
+                by="ann",
+                why="the host gets a new board",
+                since=ago(3600),
+                until=ago(-7200),
+            ),
+        )

@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ci.model.result import FailureClass, Judgement, Result, TestFinding
-from ci.store import pauses, schema
-from ci.store.pauses import Pause, PauseKind
+from ci.store import schema
 from tests.kit.rows import GERRIT, NOW, Rows, ago
 
 WAITS = "check waits for Verified +1 by zuul on 1d229271."
@@ -203,15 +202,3 @@ def _second_server(rows: Rows) -> None:
         position=1,
         eta_at=ago(-240),
     )
-    with rows.database.write() as tx:
-        pauses.pause(
-            tx,
-            Pause(
-                kind=PauseKind.LABEL,
-                name="hyperv",
-                by="ann",
-                why="the host gets a new board",
-                since=ago(3600),
-                until=ago(-7200),
-            ),
-        )
