@@ -244,7 +244,15 @@ def _items(directory: Path, fronts: Fronted, state: Path, hurt: Hurt) -> list[di
     return [
         {"hypervouch": service},
         {"connection": {**connection_to(fronts.server), **quick}},
-        {"pipeline": {"name": "check", "connection": "gerrit", "policy": "vote"}},
+        {
+            "pipeline": {
+                "name": "check",
+                "connection": "gerrit",
+                "policy": "vote",
+                # One account pushes and rechecks everything.
+                "recheck-limit": {"count": 10_000, "per-s": 3600},
+            }
+        },
         {"provider": {**dummy, **shared}},
         {"job": job},
         {"project": {"name": PROJECT, "check": {"jobs": ["suite"]}}},
