@@ -83,22 +83,9 @@ def create_app(
         mirror: Brings logs that were written elsewhere; by default all are in `logs_dir`.
         disk: Says why this process starts no new builds for want of room; empty while it does.
     """
-    routes: list[BaseRoute] = [
-        *checks.ROUTES,
-        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
-        *service.service_routes(PAGES),
-        *health_routes(
-            board or HealthBoard(clock or SystemClock()), registry or CollectorRegistry()
-        ),
-        tail.ROUTE,
-        *build_log.RAW_ROUTES,
-        changes.LOOK_UP,
-        outbox.ACTION,
-    ]
-    for page in PAGES:
-        routes.extend(page.routes())
+    board = board or HealthBoard(clock or SystemClock())
     app = Starlette(
-        routes=routes,
+        routes=_routes(board, registry or CollectorRegistry()),
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers=problems.HANDLERS,
     )
@@ -116,3 +103,19 @@ def create_app(
     app.state.stopping = app.state.site.stopping
     app.state.streams = set()
     return app
+
+
+def _routes(board: HealthBoard, registry: CollectorRegistry) -> list[BaseRoute]:
+    routes: list[BaseRoute] = [
+        *checks.ROUTES,
+        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+        *service.service_routes(PAGES),
+        *health_routes(board, registry),
+        tail.ROUTE,
+        *build_log.RAW_ROUTES,
+        changes.LOOK_UP,
+        outbox.ACTION,
+    ]
+    for page in PAGES:
+        routes.extend(page.routes())
+    return routes
