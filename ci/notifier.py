@@ -127,10 +127,11 @@ class NoticeRelay:
         self._take_up()
         with self._database.read() as tx:
             owed = notices.waiting(tx, self._name, limit=self._notifier.most)
+            now = moment(tx, self._clock)
         if not owed:
             self._one_by_one = False
             return LOOK_S
-        pause_s = (owed[0].next_at - self._clock.now()).total_seconds()
+        pause_s = (owed[0].next_at - now).total_seconds()
         # A pause beyond the longest comes of a clock that was set back.
         if 0 < pause_s <= MOST_PAUSE_S:
             return min(pause_s, LOOK_S)
@@ -163,7 +164,7 @@ class NoticeRelay:
             if not notices.behind(tx, self._name):
                 return
         with self._database.write() as tx:
-            notices.take_up(tx, self._name, self._kinds, at=self._clock.now())
+            notices.take_up(tx, self._name, self._kinds, at=moment(tx, self._clock))
 
     def _try(self, owed: Sequence[Waiting]) -> None:
         """Deliver these notices, or put them off with the reason."""
@@ -220,11 +221,13 @@ class NoticeRelay:
         log("notices settled", action=state, count=len(ids), note=note)
 
     def _put_off(self, owed: Sequence[Waiting], reason: str, pause_s: float) -> None:
-        ids, next_at = [one.id for one in owed], self._clock.now() + timedelta(seconds=pause_s)
-        sender = self._sender
-        self._unwritten.append(
-            lambda tx: notices.postpone(tx, ids, sender=sender, error=reason, next_at=next_at)
-        )
+        ids, sender = [one.id for one in owed], self._sender
+
+        def write(tx: sa.Connection) -> None:
+            next_at = moment(tx, self._clock) + timedelta(seconds=pause_s)
+            notices.postpone(tx, ids, sender=sender, error=reason, next_at=next_at)
+
+        self._unwritten.append(write)
         self._log.warning(
             "notices put off",
             action="retry",

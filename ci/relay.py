@@ -195,9 +195,8 @@ class Relay:
             rows = outbox.due(
                 tx,
                 connection=self._connection,
-                now=self._clock.now(),
+                now=moment(tx, self._clock),
                 sender=self._sender,
-                at=moment(tx, self._clock),
                 busy=self._busy,
                 limit=room,
             )
@@ -214,8 +213,8 @@ class Relay:
         if self._swept_s is not None and now_s - self._swept_s < SWEEP_S:
             return
         self._swept_s = now_s
-        now = self._clock.now()
         with self._database.write() as tx:
+            now = moment(tx, self._clock)
             outbox_notices.tell_overdue(
                 tx, self._connection, before=now - self._undelivered_after, at=now
             )
@@ -362,8 +361,8 @@ class Relay:
         self, row: sa.Row[Any], reason: str, pause_s: float, *, tell: bool = False
     ) -> None:
         """Owe it still; what was refused waits for somebody to mend a right."""
-        now = self._clock.now()
         with self._database.write() as tx:
+            now = moment(tx, self._clock)
             next_at = now + timedelta(seconds=pause_s)
             kept = outbox.postpone(tx, row.id, sender=self._sender, error=reason, next_at=next_at)
             if tell and kept:

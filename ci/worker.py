@@ -40,6 +40,7 @@ from ci.stacking import Stacking
 from ci.store import attempts, leases, notices, outbox
 from ci.store.attempts import AttemptEnd, BuildOrder, Fence
 from ci.store.database import Database
+from ci.store.moment import moment
 from ci.telemetry import Telemetry
 from nodes.pool import NodePool
 
@@ -334,7 +335,7 @@ class Worker:
         attempts.finish_buildset(
             tx, order.buildset_id, verdict_to_json(found), at=self._clock.now()
         )
-        at, url = self._clock.now(), self._layout().service.url
+        at, url = moment(tx, self._clock), self._layout().service.url  # the relay's clock too
         for notice in verdict_notices(order, done, found, url=url, at=at):
             notices.add(tx, notice)
         if not found.report:

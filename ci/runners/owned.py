@@ -32,12 +32,13 @@ class Owned:
     leaders: set[int] = field(default_factory=set)
     born: int = 0
 
-    def end(self, grace: Grace, pause: Callable[[float], None] = time.sleep) -> Stopped:
+    def end(self, grace: Grace, pause: Callable[[float], None] | None = None) -> Stopped:
         """Interrupt, terminate, then kill them all, and forget.
 
         Args:
             grace: How long each signal has.
-            pause: Waits so many seconds between two looks, and may take their last words.
+            pause: Waits so many seconds between two looks, and may take their last words; sleeps
+                where none is given.
         """
         steps: list[Step] = []
         left: list[int] = self.alive()
@@ -47,7 +48,7 @@ class Owned:
             began, sent = time.monotonic(), len(left)
             _signal(left, signum)
             while time.monotonic() < began + seconds:
-                pause(_LOOK_EVERY_S)
+                (pause or time.sleep)(_LOOK_EVERY_S)
                 left = self.alive()
                 if not left:
                     break

@@ -47,7 +47,7 @@ def add(
         buildset_id: Whose verdict it is.
         connection: Which server.
         review: What is owed.
-        at: Now.
+        at: The time by `ci.store.moment`: whoever delivers it waits until then.
         held: Nothing is posted until an operator releases it.
 
     Returns:
@@ -145,7 +145,6 @@ def due(
     connection: str,
     now: datetime,
     sender: Sender,
-    at: datetime,
     busy: Collection[int] = (),
     limit: int = 20,
 ) -> Sequence[sa.Row[Any]]:
@@ -156,16 +155,15 @@ def due(
     Args:
         tx: A connection for reading.
         connection: Of this connection alone.
-        now: The time, by our own clock.
+        now: The time by `ci.store.moment`.
         sender: Who asks.
-        at: The time by which `sending_until` counts, see `ci.store.moment`.
         busy: Changes that are left out.
         limit: At most so many.
     """
     table = schema.outbox
     mine = sa.and_(table.c.state == "pending", table.c.connection == connection)
     elsewhere = sa.select(table.c.change_number).where(
-        mine, sa.not_(sending.is_free(table, sender, now=at))
+        mine, sa.not_(sending.is_free(table, sender, now=now))
     )
     oldest = (
         sa.select(sa.func.min(table.c.id))

@@ -26,7 +26,7 @@ def retry(database: Database, row_id: int, *, by: str, at: datetime) -> None:
                 f"review {row_id} is held back, so it is not being tried",
                 hint=f"give it with `hypervouch outbox release {row_id}`",
             )
-        _update(tx, row_id, next_at=at)
+        _update(tx, row_id, next_at=row.created_at)
         audit.note(tx, by=by, action="outbox-retry", subject=f"review {row_id}", at=at)
 
 
@@ -35,7 +35,7 @@ def retry_all(database: Database, *, by: str, at: datetime) -> int:
     table = schema.outbox
     with database.write() as tx:
         found = tx.execute(
-            sa.update(table).where(table.c.state == "pending").values(next_at=at)
+            sa.update(table).where(table.c.state == "pending").values(next_at=table.c.created_at)
         ).rowcount
         if found:
             audit.note(tx, by=by, action="outbox-retry", subject=f"all {found} reviews", at=at)
@@ -78,7 +78,7 @@ def release(database: Database, row_id: int, *, by: str, at: datetime) -> str:
             _update(tx, row_id, state="dropped", error=stale, settled_at=at)
         else:
             # Owed from now on: the time it was held back is nobody's delay.
-            _update(tx, row_id, state="pending", next_at=at, created_at=at)
+            _update(tx, row_id, state="pending", next_at=row.created_at, created_at=at)
         subject = f"review {row_id}"
         audit.note(tx, by=by, action="outbox-release", subject=subject, at=at, why=stale)
     return stale
