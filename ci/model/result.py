@@ -70,6 +70,7 @@ class Outcome:
         duration_s: Seconds it took.
         message: First line of the failure or the skip's reason; hostile text.
         details: Traceback and captured output, capped; hostile text.
+        feature: The row of Nova's matrix that it tries, or nothing.
     """
 
     test_id: str
@@ -77,6 +78,7 @@ class Outcome:
     duration_s: float = 0.0
     message: str = ""
     details: str = ""
+    feature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -297,6 +297,8 @@ attempt = sa.Table(
     Column("exit_status", Integer),
     Column("interrupted", Boolean, nullable=False, default=False),  # we were stopped or killed
     Column("dependency", Boolean, nullable=False, default=False),  # ended by what it depends on
+    Column("likeness", Words, nullable=False, default=""),  # only equal ones are compared
+    Column("left_behind", JSON, nullable=False, default=list),  # what it left on its node
     Column("started_at", UtcDateTime, nullable=False),
     Column("leased_at", UtcDateTime),
     Column("suite_started_at", UtcDateTime),
@@ -317,6 +319,7 @@ outcome = sa.Table(
     Column("duration_s", sa.Float, nullable=False),
     Column("message", Words, nullable=False),
     Column("details", Words, nullable=False),
+    Column("feature", Words, nullable=False, default=""),  # row of Nova's matrix, or none
     sa.Index("ci_outcome_attempt", "attempt_id"),
     sa.Index("ci_outcome_test", "test_id"),
 )
@@ -339,6 +342,35 @@ node = sa.Table(
     Column("holder_worker", Words),  # process that runs that attempt
     Column("leased_at", UtcDateTime),
     Column("expires_at", UtcDateTime),
+    Column("facts", JSON, nullable=False, default=dict),  # of its last hand-out
+    Column(
+        "blamed_by", JSON, nullable=False, default=list
+    ),  # changes it failed since its last success
+    Column("health_at", UtcDateTime),  # when its last health job ended
+    Column("health_tries", Integer, nullable=False, default=0),  # health jobs failed in a row
+    Column("held_until", UtcDateTime),  # kept as it is for a person; NULL: not
+    Column("held_by", Words, nullable=False, default=""),
+    Column("held_why", Words, nullable=False, default=""),
+    Column("held_login", Words, nullable=False, default=""),  # one line that logs in there
+)
+
+# What tests showed of hypervisors: the newest word of each test, kept for ever.
+evidence = sa.Table(
+    "ci_evidence",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("system", Words, nullable=False),  # column of the matrix
+    Column("title", Words, nullable=False),
+    Column("grade", Words, nullable=False),
+    Column("versions", JSON, nullable=False, default=dict),
+    Column("feature", Words, nullable=False),
+    Column("test_id", Words, nullable=False),
+    Column("shown", Words, nullable=False),  # works | fails | unsupported
+    Column("reason", Words, nullable=False, default=""),
+    Column("at", UtcDateTime, nullable=False),
+    Column("source", Words, nullable=False, default=""),  # attempt id, or name of a report
+    Column("duration_s", sa.Float, nullable=False, default=0.0),
+    sa.UniqueConstraint("system", "grade", "feature", "test_id", "shown"),
 )
 
 # Step 8. What is owed to a review server, written with the verdict.
