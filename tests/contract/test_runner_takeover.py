@@ -109,7 +109,7 @@ def test_a_session_in_another_directory_is_left_alone(
     neighbours = int(pid_file.read_text())
     try:
         next_holder.put()
-        assert not any(is_alive(pid) for pid in abandoned.values())
+        assert [name for name, pid in abandoned.items() if is_alive(pid)] == []
         assert is_alive(neighbours)
     finally:
         neighbour.end()

@@ -104,7 +104,7 @@ def test_a_held_review_is_released(lab, client):
 
 def test_a_pending_review_is_tried_at_once(lab, client):
     assert press(client, f"retry {PENDING}").status_code == 303
-    assert rows_of(lab, PENDING).next_at == NOW
+    assert rows_of(lab, PENDING).next_at <= NOW
     assert newest_audit(client)["by"] == "operator (page)"
 
 

@@ -45,12 +45,13 @@ def tar_of(files: Mapping[str, bytes]) -> io.BytesIO:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits to be reaped does not."""
+    """Whether a process runs; one that ended does not, though it may be there for a while yet."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
-    return state not in "ZX"
+    memory = int(fields[20])  # none is left once it is on its way out
+    return fields[0] not in "ZX" and memory > 0
 
 
 class Node:
