@@ -34,6 +34,7 @@ from ci.errors import (
     RunTimeout,
     StorageError,
 )
+from ci.jobs import trouble as suite_trouble
 from ci.jobs.base import Plan, PlanStep, Where
 from ci.jobs.table import suite_for
 from ci.layout import Job
@@ -47,6 +48,7 @@ from ci.runners.table import runner_for
 from ci.store.attempts import AttemptEnd, BuildOrder
 from ci.teardown import Teardown
 from ci.trees import Missing, Stack, Trees, archive_beside, assemble
+from nodes.likeness import likeness
 from nodes.pool import NodePool
 
 EXIT_STATUS_TEST = "exit-status"
@@ -113,6 +115,7 @@ class AttemptContext:
         avoid: Nodes this build was on before.
         patience_s: Seconds to wait for another node before one of those is tried again.
         tip: Branch tip of the build's first check; repeats and baselines use the same one.
+        like: Likeness of the node that the check ran on; its repeats and baselines need one.
         note: Writes progress down.
         settle: Writes the outcomes down.
         secrets: What may appear in no log or artifact.
@@ -132,6 +135,7 @@ class AttemptContext:
     avoid: tuple[str, ...]
     patience_s: float
     tip: str | None
+    like: str
     note: Progress
     settle: Settle
     secrets: tuple[str, ...]
@@ -162,6 +166,7 @@ def run_attempt(context: AttemptContext) -> AttemptEnd:
         avoid=context.avoid,
         patience_s=context.patience_s,
         cancel=context.cancel,
+        like=context.like,
     )
     undo = Teardown(
         context.pool,
@@ -182,18 +187,38 @@ def _leased(
     context: AttemptContext, trees: Trees, leases: Sequence[Lease], undo: Teardown
 ) -> AttemptEnd:
     """What happens under the leases, up to the outcomes and what they say of the nodes."""
+    suite = _Suite()
     try:
         _tell_nodes(context, leases)
-        end = _on_node(context, trees, leases, undo)
+        end = _on_node(context, trees, leases, undo, suite)
         context.settle(end, leases)
-    except NodeUnavailable as error:
-        failed = error.node if isinstance(error, PeerUnavailable) else leases[0].node
-        context.pool.note_failure(failed, error.message)
+    except HypervouchError as error:
+        undo.failed = not isinstance(error, BuildCanceled | LeaseLost)
+        if isinstance(error, NodeUnavailable):
+            _blame(context, error, leases[0].node, tested=suite.began)
         raise
+    undo.failed = end.result is not Result.SUCCESS
     with _settled(context):
         for lease in leases:
             context.pool.note_success(lease.node)
     return end
+
+
+@dataclass
+class _Suite:
+    """Whether the suite has begun: from then on the change has a say in what happens."""
+
+    began: bool = False
+
+
+def _blame(context: AttemptContext, error: NodeUnavailable, first: str, *, tested: bool) -> None:
+    order = context.order
+    context.pool.note_failure(
+        error.node if isinstance(error, PeerUnavailable) else first,
+        error.message,
+        change=f"{order.connection}:{order.change_number}",
+        tested=tested,
+    )
 
 
 def _tell_nodes(context: AttemptContext, leases: Sequence[Lease]) -> None:
@@ -280,7 +305,11 @@ def _tell(context: AttemptContext, trees: Trees) -> None:
 
 
 def _on_node(
-    context: AttemptContext, trees: Trees, leases: Sequence[Lease], undo: Teardown
+    context: AttemptContext,
+    trees: Trees,
+    leases: Sequence[Lease],
+    undo: Teardown,
+    suite: _Suite,
 ) -> AttemptEnd:
     """Setup, run and collect on the first of the leased nodes."""
     job, lease = context.order.job, leases[0]
@@ -313,7 +342,9 @@ def _on_node(
         grade=endpoint.grade.value,
         hypervisor=endpoint.hypervisor,
         facts=dict(endpoint.facts),
+        likeness=likeness(endpoint.grade, endpoint.hypervisor, endpoint.facts),
     )
+    suite.began = True
     return _run_and_collect(context, session, plan)
 
 
@@ -340,7 +371,8 @@ def _check_trust(context: AttemptContext, endpoint: Endpoint) -> None:
 
 
 def _describe(context: AttemptContext, endpoint: Endpoint) -> None:
-    facts = ", ".join(f"{name} {value}" for name, value in sorted(endpoint.facts.items()))
+    short = {name: value for name, value in endpoint.facts.items() if name != "cpu-flags"}
+    facts = ", ".join(f"{name} {value}" for name, value in sorted(short.items()))
     context.console.note(
         f"hypervisor {endpoint.hypervisor or 'none'}, evidence {endpoint.grade.value}"
         + (f"; {facts}" if facts else "")
@@ -349,11 +381,14 @@ def _describe(context: AttemptContext, endpoint: Endpoint) -> None:
 
 def _run_and_collect(context: AttemptContext, session: Session, plan: Plan) -> AttemptEnd:
     """The steps, and then what they left, whether or not they came to their end."""
-    status, trouble = 0, None
+    status = 0
+    trouble: HypervouchError | None = None
     try:
         status = _steps(context, session, plan)
     except RunTimeout as error:
         trouble = error
+    # Before the results: a suite that lost its hypervisor has tests that failed of it.
+    trouble = suite_trouble.told(plan.trouble) or trouble
     context.note(phase=Phase.COLLECT.value)
     try:
         found = collect(
@@ -449,5 +484,8 @@ def _end(context: AttemptContext, plan: Plan, status: int, found: Collected) -> 
     passed = sum(1 for o in outcomes if o.status is Status.PASS)
     context.console.note(f"{passed} of {len(outcomes)} tests passed")
     return AttemptEnd(
-        result=Result.FAILURE if bad else Result.SUCCESS, exit_status=status, outcomes=outcomes
+        result=Result.FAILURE if bad else Result.SUCCESS,
+        exit_status=status,
+        outcomes=outcomes,
+        system=found.system,
     )

@@ -14,8 +14,12 @@ import click
 from ci import log
 from ci.cli_database import add_database
 from ci.cli_drain import add_drain
+from ci.cli_lab import add_lab
+from ci.cli_matrix import add_matrix
+from ci.cli_nodes import add_nodes
 from ci.cli_pauses import add_pauses
 from ci.cli_processes import add_processes, stop_signal
+from ci.cli_suite import add_suite
 from ci.errors import ConfigError, HypervouchError
 
 DEFAULT_CONFIG = "config"
@@ -111,20 +115,29 @@ def json_option(function: F) -> F:
 )
 @click.option("--port", default=8088, show_default=True, help="Port of the page; 0: any free one.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep everything in this directory.")
-def demo(*, once: bool, gerrit: str, hypervisor: str, port: int, keep: Path | None) -> None:
+@click.option(
+    "--lab",
+    default="",
+    metavar="NAME[,NAME]",
+    help="Then run the compute suite on these hypervisors, for the matrix.",
+)
+def demo(
+    *, once: bool, gerrit: str, hypervisor: str, port: int, keep: Path | None, lab: str
+) -> None:
     """Show the whole flow on this machine: patches, a hypervisor, votes, a page."""
     from ci.demo.run import run_demo  # noqa: PLC0415 - nothing of it is needed elsewhere
 
     log.configure(level="ERROR")
     asked = stop_signal()
     status = run_demo(
-        gerrit=gerrit, hypervisor=hypervisor, port=port, keep=keep, once=once, asked=asked
+        gerrit=gerrit, hypervisor=hypervisor, port=port, keep=keep, once=once, asked=asked, lab=lab
     )
     sys.exit(status)
 
 
 add_processes(main, config_option)
 add_database(main, config_option)
+add_lab(main)
 
 
 @main.group()
@@ -247,16 +260,6 @@ def logs(config: Path, build_id: str, follow: bool, attempt: int | None) -> None
     print_log(config, build_id, follow=follow, number=attempt)
 
 
-@main.command()
-@config_option
-@json_option
-def nodes(config: Path, as_json: bool) -> None:
-    """List nodes: health, who holds them, why."""
-    from ci.listings import show_nodes  # noqa: PLC0415
-
-    show_nodes(config, as_json=as_json)
-
-
 @main.group(invoke_without_command=True)
 @config_option
 @json_option
@@ -366,7 +369,10 @@ def cancel(config: Path, build_id: str) -> None:
 
 
 add_pauses(main, config_option, json_option, _operator)
+add_nodes(main, config_option, json_option, _operator)
 add_drain(main, config_option, _operator)
+add_matrix(main, config_option, _operator)
+add_suite(main)
 
 
 @main.command()

@@ -22,6 +22,7 @@ from ci.console import NAME, ConsoleLog
 from ci.errors import CollectError, StorageError
 from ci.jobs.base import Plan
 from ci.log_publish import Publisher
+from ci.model.evidence import System
 from ci.model.result import Outcome
 from ci.results import junit
 from ci.results.redact import Redactor
@@ -54,11 +55,13 @@ class Collected:
         outcomes: Tests in run order, file after file; ids are unique.
         files: What the manifest lists, sorted by path.
         problems: What is missing without harm to the verdict, one sentence each.
+        system: The column of the matrix that the suite tested, if it is one of ours.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     files: tuple[StoredFile, ...] = ()
     problems: tuple[str, ...] = ()
+    system: System | None = None
 
 
 class LogStore:
@@ -186,12 +189,16 @@ def collect(
         files = _write_manifest(attempt_dir, target)
         # Read after the redaction: what a test says reaches comments and pages.
         outcomes = _read(results, target) if plan.has_results and trouble is None else ()
+        system = _system(plan, target) if outcomes else None
     except OSError as error:
         raise _refused(attempt_dir, error) from error
     if trouble:
         raise trouble
     return Collected(
-        outcomes=outcomes, files=files, problems=() if missing is None else (str(missing),)
+        outcomes=outcomes,
+        files=files,
+        problems=() if missing is None else (str(missing),),
+        system=system,
     )
 
 
@@ -262,6 +269,15 @@ def _read(results: Sequence[Path], target: Path) -> tuple[Outcome, ...]:
             raise CollectError(f"{name} is larger than {junit.MAX_FILE_BYTES} bytes")
         outcomes += junit.parse(path.read_bytes(), name, seen)
     return tuple(outcomes)
+
+
+def _system(plan: Plan, target: Path) -> System | None:
+    """What a suite on the controller says it tested; a file of the node's cannot say that."""
+    for path in plan.local_results:
+        ours = target / path.name
+        if ours.is_file() and (found := junit.system(ours.read_bytes(), path.name)):
+            return found
+    return None
 
 
 def _redact(path: Path, secrets: Sequence[str]) -> None:

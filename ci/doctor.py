@@ -199,7 +199,9 @@ def _provider(layout: Layout, config: ProviderConfig) -> str:
         facts = preflight(provider.start(node, "doctor"))
     finally:
         provider.stop(node)
-    said = ", ".join(f"{name} {value}" for name, value in sorted(facts.items()))
+    said = ", ".join(
+        f"{name} {value}" for name, value in sorted(facts.items()) if name != "cpu-flags"
+    )
     return f"node {node} answers and is fit ({said})"
 
 

@@ -76,7 +76,7 @@ def next_step(
     Args:
         attempts: All finished attempts of this build, oldest first.
         baselines: What other builds found of the trees that the baseline tests, with the same
-            suite, node label and grade, newest first.
+            suite, node label, grade and likeness, newest first.
         rules: The layout's part in it.
     """
     for final in (Result.CANCELED, Result.MERGE_CONFLICT):
@@ -105,11 +105,12 @@ def _compare(
     rules: BuildRules,
 ) -> AttemptKind | Judgement:
     """A check with failing tests: get the baseline, then the repeat, then judge."""
-    own = [a for a in attempts if a.kind is AttemptKind.BASELINE]
-    baseline = _alike(own, check) or _alike(baselines, check)
+    own = [a for a in attempts if a.kind is AttemptKind.BASELINE and _comparable(a, check)]
+    others = [b for b in baselines if b.likeness == check.likeness]
+    baseline = _alike(own, check) or _alike(others, check)
     if baseline is None:
         return _after_trouble(attempts, AttemptKind.BASELINE, rules)
-    repeat = _usable(attempts, AttemptKind.REPEAT)
+    repeat = _repeat(attempts, check)
     if repeat is None and _suspects(check, baseline):
         return _after_trouble(attempts, AttemptKind.REPEAT, rules)
     return _judge_failures(check, baseline, repeat, rules)
@@ -117,6 +118,18 @@ def _compare(
 
 def _usable(attempts: Iterable[AttemptRecord], kind: AttemptKind) -> AttemptRecord | None:
     return next((a for a in attempts if a.kind is kind and a.finished_tests), None)
+
+
+def _comparable(own: AttemptRecord, check: AttemptRecord) -> bool:
+    """Whether another attempt of the same build ran on a node like the check's.
+
+    One from before likeness was noted is like any: a build under way then comes to its end.
+    """
+    return "" in {own.likeness, check.likeness} or own.likeness == check.likeness
+
+
+def _repeat(attempts: Iterable[AttemptRecord], check: AttemptRecord) -> AttemptRecord | None:
+    return _usable([a for a in attempts if _comparable(a, check)], AttemptKind.REPEAT)
 
 
 def _alike(baselines: Iterable[AttemptRecord], check: AttemptRecord) -> AttemptRecord | None:
@@ -173,7 +186,8 @@ def _gave_up(
         AttemptKind.BASELINE: f"{rules.base} could not be tested for comparison",
     }[kind]
     nodes = len(tried)
-    trouble = last.error or f"its node has evidence grade {last.grade}, unlike the check's"
+    what = f"evidence grade {last.grade}{f', {last.likeness}' if last.likeness else ''}"
+    trouble = last.error or f"its node is unlike the check's: {what}"
     return Judgement(
         result=Result.RETRY_LIMIT if nodes > 1 else last.result,
         failure_class=FailureClass.INFRA,

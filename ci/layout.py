@@ -16,9 +16,11 @@ from ci.layout_retention import Retention
 from ci.layout_rules import (
     ApprovalRule,
     ConflictPolicy,
+    FeatureKey,
     Filters,
     Model,
     Name,
+    NodePath,
     Origin,
     ProjectName,
     RecheckLimit,
@@ -171,7 +173,15 @@ class Job(Model):
 
     name: Name
     suite: SuiteKind
-    run: str = Field(min_length=1, description="Shell command, run on the node in the checkout")
+    run: str = Field(
+        default="", min_length=1, description="Shell command, run on the node in the checkout"
+    )
+    features: tuple[FeatureKey, ...] = Field(
+        default=(), description="Rows of Nova's matrix that a compute job tries; all by default"
+    )
+    second_hypervisor: str = Field(
+        default="", pattern=r"^([a-z0-9+.-]+:\S+)?$", description="For what takes two hosts"
+    )
     node_label: Name
     peers: tuple[Name, ...] = Field(
         default=(), max_length=15, description="Labels of further nodes, leased with the first"
@@ -210,8 +220,25 @@ class Job(Model):
         """The set of nodes that it takes."""
         return Needs(label=self.node_label, peers=self.peers, requires=frozenset(self.requires))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_stored(cls, given: Any) -> Any:
+        """Stored without a command, a compute job is read again without one."""
+        if isinstance(given, dict) and given.get("suite") == SuiteKind.COMPUTE:
+            return {key: one for key, one in given.items() if key != "run" or one != ""}
+        return given
+
     @model_validator(mode="after")
     def _results_where_they_exist(self) -> Self:
+        compute = self.suite is SuiteKind.COMPUTE
+        if bool(self.run) is compute:
+            raise ValueError(
+                "a compute job has its own suite: leave run out" if compute else "run is missing"
+            )
+        if not compute and (self.features or self.second_hypervisor):
+            raise ValueError("features and second-hypervisor belong to compute jobs")
+        if compute and self.results:
+            raise ValueError("a compute job writes its own results: leave results out")
         if self.suite is SuiteKind.SHELL and self.results:
             raise ValueError("a shell job has only an exit status: use suite driver for results")
         if self.suite is SuiteKind.TESTINFRA and self.results:
@@ -267,6 +294,15 @@ class ProviderConfig(Model):
     driver: Name
     label: Name
     tags: tuple[Name, ...] = Field(default=(), description="What jobs may require of its nodes")
+    pinned: dict[Name, str] = Field(
+        default_factory=dict, description="Versions that its nodes must have, such as qemu: 7.2*"
+    )
+    scratch: tuple[NodePath, ...] = Field(
+        default=(), description="Directories of a node where all that is new belongs to its build"
+    )
+    health_guest: bool = Field(
+        default=False, description="The health job boots a guest on the node's hypervisor"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -373,6 +409,12 @@ class Service(Model):
     )
     checks_origins: tuple[Origin, ...] = Field(
         default=(), description="Review servers whose pages may read our Checks endpoint"
+    )
+    node_health_every_s: int = Field(
+        default=86400, ge=0, description="Between full health jobs of nodes that stay; 0: none"
+    )
+    node_looping_after: int = Field(
+        default=3, ge=1, le=20, description="Failures in a row before any test: Looping"
     )
     undelivered_after_s: PositiveInt = Field(
         default=900, description="When a review that cannot be given becomes a notice"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from ci.model.change import valid_project
+from ci.model.feature import Feature
 
 
 class Model(BaseModel):
@@ -43,11 +44,19 @@ def _project(text: str) -> str:
     return text
 
 
+def _feature(text: str) -> str:
+    if text not in {feature.value for feature in Feature}:
+        raise ValueError("no such row of the matrix: see docs/reference/compute-suite.md")
+    return text
+
+
 Regex = Annotated[str, AfterValidator(_regex)]
 Name = Annotated[str, AfterValidator(_word)]
 
 
 ProjectName = Annotated[str, AfterValidator(_project)]
+FeatureKey = Annotated[str, AfterValidator(_feature)]
+NodePath = Annotated[str, Field(pattern=r"^/[^/\x00][^\x00]*$")]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")]
 
 
@@ -94,6 +103,7 @@ class SuiteKind(StrEnum):
     SHELL = "shell"
     DRIVER = "driver"
     TESTINFRA = "testinfra"
+    COMPUTE = "compute"
 
 
 class ApprovalRule(Model):

@@ -24,7 +24,13 @@ from ci.store import notices, pins, schema
 from ci.store.database import Database
 from ci.store.outbox import OPEN
 from ci.store.reads import all_nodes, build_detail, builds_page
-from ci.store.reads.records import AttemptDetail, BuildDetail, BuildFilter, BuildRecord
+from ci.store.reads.records import (
+    AttemptDetail,
+    BuildDetail,
+    BuildFilter,
+    BuildRecord,
+    NodeRecord,
+)
 
 FOLLOW_S = 0.3
 PIPE_WIDTH = 240
@@ -222,10 +228,38 @@ def show_nodes(config: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    now = SystemClock().now()
     print_table(
-        ("node", "label", "health", "held by build", "checked", "why"),
-        ((n.name, n.label, n.state, n.build_id, _when(n.checked_at), n.reason) for n in rows),
+        ("node", "label", "health", "use", "failed", "changes", "checked", "health job", "why"),
+        (
+            (
+                n.name,
+                n.label,
+                n.state,
+                _use(n),
+                n.failures or "",
+                len(n.blamed_by) or "",
+                _when(n.checked_at),
+                _age(n.health_at, now) + (f", failed {n.health_tries}" if n.health_tries else ""),
+                n.reason,
+            )
+            for n in rows
+        ),
     )
+
+
+def _use(node: NodeRecord) -> str:
+    if node.held_until is not None:
+        return f"held until {node.held_until:%Y-%m-%d %H:%MZ} by {node.held_by}: {node.held_why}"
+    armed = ", next failure is held" if node.held_for_s else ""
+    return f"{node.build_id or node.use}{armed}"
+
+
+def _age(at: datetime | None, now: datetime) -> str:
+    if at is None:
+        return ""
+    minutes = max(0, round((now - at).total_seconds() / 60))
+    return f"{minutes} min ago" if minutes < HOURS_FROM else f"{minutes / 60:.0f} h ago"
 
 
 def show_outbox(config: Path, *, as_json: bool, everything: bool) -> None:

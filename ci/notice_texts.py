@@ -83,7 +83,14 @@ def verdict_notices(
 
 
 def quarantine_notice(
-    node: str, *, label: str, reason: str, failures: int, url: str, at: datetime
+    node: str,
+    *,
+    label: str,
+    reason: str,
+    failures: int,
+    url: str,
+    at: datetime,
+    looping: bool = False,
 ) -> Notice:
     """A node was taken out of work.
 
@@ -94,23 +101,34 @@ def quarantine_notice(
         failures: Times in a row.
         url: Base URL of our pages; empty where it is not known.
         at: When; aware, UTC.
+        looping: Whether it comes back and fails again and again before any test.
     """
+    how_often = f"{failures} time{'' if failures == 1 else 's'} in a row"
+    told = (
+        f"It is Looping: it failed {how_often}, each time before a test ran."
+        if looping
+        else f"It failed {how_often}."
+    )
     return Notice(
         kind=NoticeKind.QUARANTINE,
-        key=f"quarantine:{node}:{at.isoformat()}",
-        subject=f"node {node} was taken out of work",
+        key=f"quarantine:{node}:{at.isoformat()}:{'looping' if looping else 'bad'}",
+        subject=f"node {node} {'is looping' if looping else 'was taken out of work'}",
         text=(
             f"Node {node} (label {label}) gets no more builds: {reason}\n"
-            f"It failed {failures} times in a row. Builds that need the label wait for its "
-            "other nodes.\n\n"
-            "What to do: mend the node. It is tried every minute and returns to work by itself "
-            "once it is fit; `hypervouch doctor` tries each provider, `hypervouch nodes` shows "
-            "the health of all nodes."
+            f"{told} Builds that need the label wait for its other nodes.\n\n"
+            f"What to do: mend the node. It is tried {_tried(looping=looping)} and returns to "
+            f"work by itself once it is fit; `hypervouch nodes probe {node}` tries it now, "
+            "`hypervouch doctor` tries each provider, `hypervouch nodes` shows the health of all "
+            "nodes."
         ),
         url=f"{url}nodes" if url else "",
         facts={"node": node, "label": label, "reason": reason, "failures": failures},
         occurred_at=at,
     )
+
+
+def _tried(*, looping: bool) -> str:
+    return "less and less often, at least every hour," if looping else "every minute"
 
 
 def trial_notice(reporter: str, kind: NoticeKind, *, url: str, at: datetime) -> Notice:

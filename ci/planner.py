@@ -27,7 +27,7 @@ from ci.layout import Layout
 from ci.log import get
 from ci.model.event import Event, EventKind
 from ci.recheck import printable
-from ci.store import backlog, builds, changes, events, history
+from ci.store import backlog, builds, changes, events, evidence, history
 from ci.store.builds import NewBuildset
 from ci.store.changes import Standing
 from ci.store.database import Database
@@ -278,6 +278,9 @@ class Planner:
             reason=reason,
             at=self._clock.now(),
         )
+        if event.kind is EventKind.CHANGE_MERGED:
+            merged = event.patchset.number if event.patchset else standing.newest
+            evidence.adopt(tx, event.connection, event.change.number, merged)
         return _Applied(said=[reason], stopped=[(reason, ids)])
 
     def _start(

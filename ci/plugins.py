@@ -41,3 +41,23 @@ def load(kind: str, name: str, built_in: Mapping[str, str], group: str) -> Any:
             f"{kind} driver {name} is broken: {module} has no {attribute}",
             hint="ask whoever made the package that brings it",
         ) from error
+
+
+def need(module: str, *, extra: str, what: str) -> Any:
+    """A library of one of our extras, imported only when it is needed.
+
+    Args:
+        module: As it is imported.
+        extra: Of our package, as `pip install hypervouch[EXTRA]` names it.
+        what: What needs it, for the message.
+
+    Raises:
+        ConfigError: It is not installed, or cannot be loaded.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} needs the Python module {module}: {error}",
+            hint=f"pip install hypervouch[{extra}]",
+        ) from error

@@ -25,6 +25,9 @@ class Teardown:
         clock: Where time comes from.
         console: The attempt's log.
         seconds: For all of it.
+
+    Attributes:
+        failed: Whether the build failed: sets off a hold that waits for that.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Teardown:
         self._clock = clock
         self._console = console
         self._seconds = seconds
+        self.failed = False
         self._sessions: list[tuple[str, Session]] = []
 
     def add(self, node: str, session: Session) -> None:
@@ -47,7 +51,12 @@ class Teardown:
         unclean = dict(self._end_sessions(deadline))
         for lease in leases:
             with self._told(lease.node):
-                self._pool.give_back(lease, deadline=deadline, unclean=unclean.get(lease.node, ""))
+                self._pool.give_back(
+                    lease,
+                    deadline=deadline,
+                    unclean=unclean.get(lease.node, ""),
+                    failed=self.failed,
+                )
         took_s = self._clock.monotonic_s() - began
         self._say(f"teardown ended after {took_s:.1f} s")
 

@@ -273,6 +273,7 @@ class Worker:
             avoid=attempts.nodes_tried(done),
             patience_s=_patience_s(done),
             tip=first.tip if first and kind is not AttemptKind.CHECK else None,
+            like=first.likeness if first and kind is not AttemptKind.CHECK else "",
             note=lambda **values: self._rows.note(running, **values),
             settle=lambda end, held: self._rows.settle(running, end, held),
             secrets=self._secrets,

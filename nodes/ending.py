@@ -16,12 +16,20 @@ class Ending:
         provider: Whose node it is.
         node: Which.
         late: Called when a stop that was not waited for has ended after all.
+        first: What is done before, under the same end; its trouble keeps nothing from ending.
     """
 
-    def __init__(self, provider: Provider, node: str, late: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        node: str,
+        late: Callable[[], None],
+        first: Callable[[], None] | None = None,
+    ) -> None:
         self._provider = provider
         self._node = node
         self._late = late
+        self._first = first
         self._trouble = ""
         self._done = threading.Event()
         self._given_up = False
@@ -44,15 +52,21 @@ class Ending:
         return self._given_up
 
     def _work(self) -> None:
-        try:
-            self._provider.stop(self._node)
-        except HypervouchError as error:
-            self._trouble = error.message
-        except Exception as error:  # noqa: BLE001 - a plug-in's bug costs its node, not the build
-            self._trouble = f"{type(error).__name__}: {error}"
-            get("lease").exception("a provider's bug", action="bug", node=self._node)
+        troubles = [self._try(self._first)] if self._first else []
+        troubles.append(self._try(lambda: self._provider.stop(self._node)))
+        self._trouble = "; ".join(filter(None, troubles))
         with self._lock:
             self._done.set()
             late = self._given_up
         if late:
             self._late()
+
+    def _try(self, work: Callable[[], None]) -> str:
+        try:
+            work()
+        except HypervouchError as error:
+            return error.message
+        except Exception as error:  # noqa: BLE001 - a plug-in's bug costs its node, not the build
+            get("lease").exception("a provider's bug", action="bug", node=self._node)
+            return f"{type(error).__name__}: {error}"
+        return ""

@@ -31,6 +31,11 @@ class Slot:
     tags: tuple[str, ...]
     bound: bool
 
+    @property
+    def alone(self) -> bool:
+        """Whether its machine stays, and no other slot shares it."""
+        return not self.provider.disposable and len(self.provider.node_names()) == 1
+
 
 class Inventory:
     """All nodes that this process may use.

@@ -5,8 +5,11 @@ import socket
 
 import paramiko
 
+from ci import proc
 from ci.errors import ConfigError, NodeUnavailable
 from ci.model.node import Endpoint
+
+LOGIN_S = 15.0
 
 
 def wait_for_banner(endpoint: Endpoint, timeout_s: float) -> bool:
@@ -52,3 +55,21 @@ def log_in(endpoint: Endpoint, timeout_s: float) -> paramiko.SSHClient:
             retryable=True,
         ) from error
     return client
+
+
+def await_login(endpoint: Endpoint, deadline: float) -> None:
+    """Prove that the node lets us in and is the one whose host key we chose.
+
+    Args:
+        endpoint: A node that has just booted.
+        deadline: On the monotonic clock.
+
+    Raises:
+        NodeUnavailable: It refused us, showed another key, or did not answer in time.
+    """
+    # The guest says `up` a moment before its server listens.
+    for _ in proc.wait_until(deadline, every_s=0.02):
+        if wait_for_banner(endpoint, LOGIN_S):
+            log_in(endpoint, LOGIN_S).close()
+            return
+    raise NodeUnavailable("the node booted but its SSH server does not answer", retryable=True)

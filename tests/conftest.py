@@ -16,7 +16,24 @@ settings.load_profile("house")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.kit.fixtures", "tests.kit.databases"]
+pytest_plugins = ["tests.kit.fixtures", "tests.kit.databases", "tests.kit.libvirt_hosts"]
+pytest_plugins += ["tests.kit.containers", "tests.kit.nested_nodes", "tests.kit.node_sources"]
+
+HYPERVISORS = {
+    *("test_container.py", "test_demo_lab.py", "test_hypervisor.py", "test_hypervisor_faults.py"),
+    *("test_lab.py", "test_libvirt.py", "test_libvirt_lxc.py", "test_nested_kvm.py"),
+    *("test_node_care.py", "test_provider.py", "test_provider_killed.py", "test_uml.py"),
+    *("test_xen.py", "test_compute_suite.py"),
+}
+"""Modules that boot guests of real hypervisors: `-m hypervisor` runs them alone."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what boots guests."""
+    for item in items:
+        if item.path.name in HYPERVISORS and item.path.parent.name != "unit":
+            item.add_marker(pytest.mark.hypervisor)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

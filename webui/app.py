@@ -30,6 +30,7 @@ from webui.routes import (
     builds,
     changes,
     checks,
+    matrix,
     nodes,
     outbox,
     processes,
@@ -46,6 +47,8 @@ PAGES: tuple[Page, ...] = (
     build.PAGE,
     changes.PATCHSET_PAGE,
     changes.PAGE,
+    matrix.PAGE,
+    matrix.CELL_PAGE,
     nodes.PAGE,
     processes.PAGE,
     agreement.PAGE,
@@ -115,6 +118,7 @@ def _routes(board: HealthBoard, registry: CollectorRegistry) -> list[BaseRoute]:
         *build_log.RAW_ROUTES,
         changes.LOOK_UP,
         outbox.ACTION,
+        *matrix.EXPORTS,
     ]
     for page in PAGES:
         routes.extend(page.routes())

@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,8 @@ from rich.live import Live
 
 from ci.app import App, load_layout
 from ci.demo.config import NodeChoice, write_config
+from ci.demo.lab import chosen
+from ci.demo.lab import show as show_lab
 from ci.demo.scene import Scene, open_scene
 from ci.demo.story import Stage, Told, acts, play
 from ci.demo.watch import Row, rows, table, vote_text, votes_on
@@ -35,6 +37,7 @@ def run_demo(
     keep: Path | None,
     once: bool,
     asked: threading.Event,
+    lab: str = "",
 ) -> int:
     """Run the demo.
 
@@ -45,21 +48,25 @@ def run_demo(
         keep: Directory to keep everything in; a temporary one otherwise.
         once: End as soon as nothing more will come.
         asked: Set when the user wants an end.
+        lab: Names of hypervisors that run the compute suite after the votes.
 
     Returns:
-        0 when exactly the expected votes are in, 1 otherwise.
+        0 when exactly the expected votes are in and every suite of the lab ended, 1 otherwise.
 
     Raises:
         HypervouchError: Something this machine lacks, with its fix.
     """
     console = Console()
+    nodes = chosen(lab)
     with _directory(keep) as directory:
         choice = _choose(hypervisor, directory, console)
         console.print(f"Starting a review server ({gerrit}) ...")
         scene = open_scene(gerrit, directory)
         try:
             config = write_config(directory, scene, choice, port=port or _free_port())
-            return _with_ci(scene, config, choice, directory, console, once=once, asked=asked)
+            return _with_ci(
+                scene, config, choice, directory, console, once=once, asked=asked, lab=nodes
+            )
         finally:
             scene.stop()
 
@@ -116,6 +123,7 @@ def _with_ci(
     *,
     once: bool,
     asked: threading.Event,
+    lab: Sequence[str],
 ) -> int:
     notice = f"Demo on a {scene.kind}." + (
         " Hypervisor: EMULATOR, our own stand-in: it proves no hypervisor."
@@ -127,6 +135,9 @@ def _with_ci(
     try:
         console.print(f"{notice}\nConfiguration: {config}\nPage: {app.url}\n", highlight=False)
         good = _show(app, scene, directory, console, choice, asked=asked)
+        if lab:
+            good = show_lab(lab, app.database, console, asked) and good
+            console.print(f"The matrix: {app.url}matrix", highlight=False)
         if not once and not asked.is_set():
             console.print(f"\nThe page stays up at {app.url} until Ctrl-C.")
             asked.wait()

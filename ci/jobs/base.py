@@ -47,6 +47,8 @@ class Plan:
         artifacts: Globs of further files, relative to `checkout`.
         has_results: False for a suite that only has an exit status.
         local_results: JUnit files that steps on the controller write there, absolute paths.
+        trouble: File on the controller into which a step there writes what kept it from
+            testing, see `ci.jobs.trouble`.
     """
 
     steps: tuple[PlanStep, ...]
@@ -56,6 +58,7 @@ class Plan:
     artifacts: tuple[str, ...] = ()
     has_results: bool = True
     local_results: tuple[Path, ...] = ()
+    trouble: Path | None = None
 
 
 class Suite(Protocol):

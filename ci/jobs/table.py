@@ -12,6 +12,7 @@ SUITES = {
     SuiteKind.SHELL: "ci.jobs.shell:ShellSuite",
     SuiteKind.DRIVER: "ci.jobs.driver:DriverSuite",
     SuiteKind.TESTINFRA: "ci.jobs.testinfra:TestinfraSuite",
+    SuiteKind.COMPUTE: "ci.jobs.compute.suite:ComputeSuite",
 }
 
 

@@ -83,6 +83,8 @@ class AttemptRecord:
         hypervisor: What ran there, with its version.
         began: Whether its suite was started.
         peers: Further nodes of its set.
+        likeness: What its node has in common with those it may be compared with; empty for
+            one from before this was noted.
     """
 
     attempt_id: str
@@ -101,6 +103,7 @@ class AttemptRecord:
     hypervisor: str = ""
     began: bool = False
     peers: tuple[str, ...] = ()
+    likeness: str = ""
 
     @property
     def finished_tests(self) -> bool:

@@ -7,6 +7,7 @@ tree that was found harmless: its own parser would expand entities.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
@@ -14,7 +15,9 @@ from xml.parsers import expat
 import junitparser
 
 from ci.errors import CollectError
-from ci.model.result import Outcome, Status
+from ci.model.evidence import System
+from ci.model.feature import Feature
+from ci.model.result import Grade, Outcome, Status
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_CASES = 100_000
@@ -26,6 +29,12 @@ MAX_DETAILS = 16_384
 # All details of a file together: a database row per test must stay affordable.
 MAX_ALL_DETAILS = 8 * 1024 * 1024
 
+FEATURE = "hypervouch.feature"
+SYSTEM, TITLE, VERSION = "hypervouch.system", "hypervouch.title", "hypervouch.version."
+MAX_VERSIONS = 64
+MAX_TITLE = 120
+_FEATURES = frozenset(feature.value for feature in Feature)
+_KEY = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _HINT = "the suite must write JUnit XML, for instance with pytest --junitxml"
 
 
@@ -56,6 +65,39 @@ def parse(
             f"{name} is not JUnit: its root is neither testsuites nor testsuite", hint=_HINT
         ) from error
     return tuple(_outcomes(document, name, {} if seen is None else seen))
+
+
+def system(data: bytes, name: str = "JUnit file") -> System | None:
+    """The column of the matrix that a file's tests were run on, by its suites' properties.
+
+    What it says of its grade does not count: that is the lease's to know.
+
+    Args:
+        data: A file that `parse` has read.
+        name: What to call it in an error.
+
+    Raises:
+        CollectError: As of `parse`.
+    """
+    root = _Reader(name).read(data)
+    said = {
+        str(one.get("name", "")): str(one.get("value", ""))
+        for suite in root.iter("testsuite")
+        for group in suite.findall("properties")
+        for one in group
+    }
+    if not _KEY.fullmatch(said.get(SYSTEM, "")):
+        return None
+    versions = [(key, text) for key, text in said.items() if key.startswith(VERSION)]
+    return System(
+        key=said[SYSTEM],
+        title=_one_line(said.get(TITLE) or said[SYSTEM], MAX_TITLE),
+        grade=Grade.NONE,
+        versions={
+            _one_line(key.removeprefix(VERSION), MAX_TITLE): _one_line(text, MAX_ID)
+            for key, text in versions[:MAX_VERSIONS]
+        },
+    )
 
 
 class _Reader:
@@ -135,19 +177,31 @@ def _test_id(label: str, case: junitparser.TestCase) -> str:
     classname = str(case.classname or label).strip()
     own = str(case.name or "unnamed").strip()
     text = f"{classname}::{own}" if classname else own
-    # One line without control characters: it stands in comments, tables and URLs.
-    return "".join(c if c.isprintable() else " " for c in text)[:MAX_ID]
+    return _one_line(text, MAX_ID)
+
+
+def _one_line(text: str, limit: int) -> str:
+    """Without control characters: it stands in comments, tables and URLs."""
+    return "".join(c if c.isprintable() else " " for c in text)[:limit]
+
+
+def _properties(case: junitparser.TestCase) -> Iterator[tuple[str, str]]:
+    found = case.child(junitparser.Properties)  # type: ignore[no-untyped-call]
+    for one in found or ():
+        yield str(one.name), str(one.value)
 
 
 def _outcome(test_id: str, case: junitparser.TestCase, room: int) -> Outcome:
     status, entry = _worst(case)
     message, details = _texts(entry)
+    feature = dict(_properties(case)).get(FEATURE, "")
     return Outcome(
         test_id=test_id,
         status=status,
         duration_s=_seconds(case),
         message=message[:MAX_MESSAGE],
         details=details[: max(0, min(MAX_DETAILS, room))],
+        feature=feature if feature in _FEATURES else "",
     )
 
 

@@ -2,6 +2,8 @@
 """The role work: claims builds, leases nodes and runs suites on them."""
 
 from collections.abc import Collection, Mapping
+from datetime import timedelta
+from pathlib import Path
 
 from ci.checkout import Checkout, Remote
 from ci.dispatcher import Dispatcher
@@ -9,19 +11,26 @@ from ci.engine import Engine
 from ci.errors import HypervouchError, StorageError
 from ci.gerrit.lookup import GerritLookup
 from ci.janitor import Janitor
-from ci.layout import Connection, ProviderConfig
+from ci.layout import Connection, Layout, ProviderConfig
 from ci.log import get
 from ci.log_mirror import folder_bytes
 from ci.maintenance import closed_now
+from ci.model.node import Endpoint
 from ci.roles import bells
 from ci.roles.core import STOP_S, Core, Threads
+from ci.roles.spares import SpareKeeper
 from ci.stacking import Place, Stacking
 from ci.store import processes, queue
 from ci.worker import Worker
+from nodes import health_job
 from nodes.health import preflight
-from nodes.pool import NodePool
+from nodes.health_guest import booting
+from nodes.leftovers import Leftovers
+from nodes.pool import Care, NodePool
 from nodes.providers.base import Provider
 from nodes.providers.table import driver
+from nodes.reach import connecting
+from nodes.rounds import Examine, Rounds
 
 MEASURE_EVERY_S = 300
 PROBE_EVERY_S = 60
@@ -31,6 +40,30 @@ FORGET_EVERY_S = 600
 SHARED_NODES = "shared-nodes"
 TIDY_EVERY_S = 3600
 ROOM_EVERY_S = 5
+
+
+def care_of(layout: Layout, home: Path) -> Care:
+    """How the configuration wants nodes to be looked after."""
+    service = layout.service
+    every = service.node_health_every_s
+    return Care(
+        pinned={one.name: one.pinned for one in layout.providers},
+        scratch={one.name: one.scratch for one in layout.providers},
+        health_every=timedelta(seconds=every) if every else None,
+        looping_after=service.node_looping_after,
+        leftovers=Leftovers(connecting(home / "hypervisors")),
+    )
+
+
+def examine_of(layout: Layout, home: Path) -> Examine:
+    """The full look at a node, with a guest where its provider asks for one."""
+    guests = {one.name for one in layout.providers if one.health_guest}
+    trial = booting(connecting(home / "hypervisors"))
+
+    def examine(endpoint: Endpoint, provider: str) -> dict[str, str]:
+        return health_job.examine(endpoint, trial if provider in guests else None)
+
+    return examine
 
 
 class _Keeper:
@@ -69,7 +102,10 @@ class WorkRole:
             tags={one.name: one.tags for one in core.layout.providers},
             closed=self._nodes_in_maintenance,
             leads=lambda: core.election.leads().get(SHARED_NODES, False),
+            care=care_of(core.layout, core.home),
         )
+        self._rounds = Rounds(self.pool, examine_of(core.layout, core.home))
+        self.spares = SpareKeeper(core.database, self._by_label())
         core.election.stand(SHARED_NODES, lambda _: _Keeper())
         self.engine = Engine(
             core.home,
@@ -151,7 +187,9 @@ class WorkRole:
         self.engine.start(self.worker)
         self.dispatcher.reconcile()
         self._threads.spawn("lease-keeper", self.pool.keep_leases)
+        self._threads.spawn("node-health", self._rounds.run)
         self._threads.spawn("prepare", self._prepare, limit_s=None)
+        self._threads.spawn("spares", self.spares.run, limit_s=None)
         self._threads.spawn("dispatcher", self.dispatcher.run)
         for name, body in self._core.keeping.bodies():
             self._threads.spawn(name, body, limit_s=None)
@@ -172,8 +210,10 @@ class WorkRole:
         self.dispatcher.stop()
         self._core.election.resign(SHARED_NODES)
         self._janitor.stop()
+        self._rounds.stop()
         self.worker.stop()
         self._wait_for_worker()
+        self.spares.stop()
         self._core.keeping.stop()
         self.pool.stop()
         self._threads.join()

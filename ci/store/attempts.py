@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from ci.errors import ClaimLost
 from ci.layout import Job
 from ci.model.build import AttemptKind, AttemptRecord, Claim, Phase
+from ci.model.evidence import System
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status
 from ci.model.verdict_json import judgement_from_json, judgement_to_json
-from ci.store import schema
+from ci.store import evidence, schema
 from ci.store.builds import make_id
 from ci.store.database import Database
 
@@ -196,7 +197,7 @@ def update(tx: sa.Connection, attempt_id: str, **values: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptEnd:
-    """How an attempt ended."""
+    """How an attempt ended; `system` is the column of the matrix that it tested, if any."""
 
     result: Result
     error: str = ""
@@ -205,6 +206,7 @@ class AttemptEnd:
     interrupted: bool = False
     dependency: bool = False
     outcomes: tuple[Outcome, ...] = ()
+    system: System | None = None
 
 
 def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime) -> bool:
@@ -228,6 +230,8 @@ def finish(tx: sa.Connection, attempt_id: str, end: AttemptEnd, *, at: datetime)
     if not done.rowcount:
         return False
     _add_outcomes(tx, attempt_id, end.outcomes)
+    if end.result.value in _COUNTED:
+        evidence.file(tx, attempt_id, end.system, end.outcomes, at=at)
     return True
 
 
@@ -275,6 +279,7 @@ def _add_outcomes(tx: sa.Connection, attempt_id: str, outcomes: Sequence[Outcome
                     "duration_s": o.duration_s,
                     "message": o.message,
                     "details": o.details,
+                    "feature": o.feature,
                 }
                 for o in outcomes
             ],
@@ -325,6 +330,7 @@ def baselines(
             table.c.tree == check.base_tree,
             table.c.grade == check.grade,
             table.c.hypervisor == check.hypervisor,
+            table.c.likeness == check.likeness,
             table.c.finished_at >= at - BASELINE_AGE,
             build.c.job_name == order.job.name,
             build.c.node_label == order.job.node_label,
@@ -360,6 +366,7 @@ def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Atte
                 status=Status(row.status),
                 duration_s=row.duration_s,
                 message=row.message,
+                feature=row.feature,
             )
         )
     return tuple(
@@ -380,6 +387,7 @@ def _with_outcomes(tx: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Atte
             hypervisor=row.hypervisor,
             began=row.suite_started_at is not None,
             peers=tuple(peer["node"] for peer in row.peers or ()),
+            likeness=row.likeness,
         )
         for row in rows
     )
@@ -432,8 +440,8 @@ def judged(tx: sa.Connection, buildset_id: str) -> tuple[JudgedBuild, ...] | Non
     ).all()
     if any(row.judgement is None for row in rows):
         return None
-    evidence = _evidence(tx, [row.id for row in rows])
-    return tuple(_judged(row, evidence.get(row.id, ("none", ""))) for row in rows)
+    behind = _evidence(tx, [row.id for row in rows])
+    return tuple(_judged(row, behind.get(row.id, ("none", ""))) for row in rows)
 
 
 def _evidence(tx: sa.Connection, build_ids: Sequence[str]) -> dict[str, tuple[str, str]]:

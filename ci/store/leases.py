@@ -11,6 +11,8 @@ from ci.model.node import Lease, NodeState
 from ci.scheduling import Needs, Node, Seating
 from ci.store import schema
 
+LIKENESS = "likeness"
+"""Fact of a node: what its last hand-out was like."""
 USABLE = (NodeState.GOOD.value, NodeState.UNKNOWN.value)
 
 
@@ -98,12 +100,13 @@ def take(
     avoid: Collection[str] = (),
     closed: Collection[str] = (),
     strict: bool = False,
+    like: str = "",
 ) -> tuple[Lease, ...]:
     """Lease usable free nodes for a whole set, or none; one whose lease ran out counts as free.
 
     All are taken in one transaction, so that two sets never wait for each other's nodes. Nodes in
     `avoid` (where this build was before) are taken only when the set can never be whole without
-    them, and with `strict` not even then.
+    them, and with `strict` not even then. What somebody holds for himself is not there.
 
     Args:
         tx: A write transaction.
@@ -112,6 +115,8 @@ def take(
         avoid: Nodes where this build was before.
         closed: Nodes where nothing may start now.
         strict: Whether avoided nodes are out.
+        like: Likeness that the first node should have; a node that was last handed out with
+            another one is taken only where the set cannot be whole otherwise.
 
     Returns:
         The leases with new, larger tokens, the first node's first; empty when one is lacking.
@@ -122,6 +127,7 @@ def take(
         .where(
             table.c.label.in_(set(needs.labels)),
             table.c.state.in_(USABLE),
+            table.c.held_until.is_(None),
             sa.or_(table.c.worker.is_(None), table.c.worker == asker.worker),
         )
         .order_by(table.c.leased_at.nulls_first(), table.c.name)
@@ -138,9 +144,11 @@ def take(
         if row.name not in closed
     }
     demands = needs.demands(asker.worker)
-    others = [node for node in nodes.values() if node.name not in avoid]
+    first = [row for row in rows if like and row.label == needs.label]
+    unlike = {row.name for row in first if row.facts.get(LIKENESS, like) != like}
+    others = [node for node in nodes.values() if node.name not in {*avoid, *unlike}]
     if not strict and not Seating(others).seat_all(demands):
-        others = sorted(nodes.values(), key=lambda node: node.name in avoid)
+        others = sorted(nodes.values(), key=lambda node: (node.name in unlike, node.name in avoid))
     seating = Seating(node for node in others if node.free)
     if not seating.seat_all(demands):
         return ()
@@ -245,25 +253,11 @@ def set_health(
     )
 
 
-def label_when_fit(tx: sa.Connection, name: str) -> str | None:
-    """The node label of a node that is not quarantined; None for one that is, or is unknown."""
+def out_of_work(tx: sa.Connection) -> tuple[str, ...]:
+    """Names of the nodes that are quarantined: Bad or Looping."""
     table = schema.node
-    found: str | None = tx.execute(
-        sa.select(table.c.label).where(table.c.name == name, table.c.state != NodeState.BAD.value)
-    ).scalar()
-    return found
-
-
-def failures_of(tx: sa.Connection, name: str) -> int:
-    """Builds in a row that ended as this node's fault."""
-    found = tx.execute(sa.select(schema.node.c.failures).where(schema.node.c.name == name)).scalar()
-    return int(found or 0)
-
-
-def in_state(tx: sa.Connection, state: NodeState) -> tuple[str, ...]:
-    """Names of the nodes in a state."""
-    table = schema.node
-    return tuple(tx.execute(sa.select(table.c.name).where(table.c.state == state.value)).scalars())
+    out = (NodeState.BAD.value, NodeState.LOOPING.value)
+    return tuple(tx.execute(sa.select(table.c.name).where(table.c.state.in_(out))).scalars())
 
 
 def cancel_reason(tx: sa.Connection, build_id: str) -> str | None:

@@ -82,6 +82,17 @@ def claim_next(
     return None if found is None else _claim(tx, found, worker, at)
 
 
+def waiting(tx: sa.Connection) -> dict[str, int]:
+    """Builds in line by the label of their first node."""
+    build = schema.build
+    counted = (
+        sa.select(build.c.node_label, sa.func.count())
+        .where(build.c.state == "queued")
+        .group_by(build.c.node_label)
+    )
+    return {row[0]: row[1] for row in tx.execute(counted)}
+
+
 def _any_queued(tx: sa.Connection) -> bool:
     build = schema.build
     return bool(tx.execute(sa.select(build.c.id).where(build.c.state == "queued").limit(1)).first())

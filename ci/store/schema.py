@@ -349,6 +349,7 @@ node = sa.Table(
     Column("health_at", UtcDateTime),  # when its last health job ended
     Column("health_tries", Integer, nullable=False, default=0),  # health jobs failed in a row
     Column("held_until", UtcDateTime),  # kept as it is for a person; NULL: not
+    Column("held_for_s", Integer, nullable=False, default=0),  # so long from its next failure on
     Column("held_by", Words, nullable=False, default=""),
     Column("held_why", Words, nullable=False, default=""),
     Column("held_login", Words, nullable=False, default=""),  # one line that logs in there

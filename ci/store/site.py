@@ -59,6 +59,8 @@ def look(
 def _trouble(row: sa.Row[Any], closed: Closed) -> str:
     if row.state not in USABLE:
         return f"{row.name} is {row.state}: {row.reason}"
+    if row.held_until is not None:
+        return f"{row.name} is held by {row.held_by}: {row.held_why}"
     return closed.nodes.get(row.name, "")
 
 

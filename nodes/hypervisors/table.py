@@ -38,10 +38,17 @@ def connect(url: str, access: Access) -> Hypervisor:
         TransientFault: It does not answer.
         NodeFault: It answers with what is broken there, or showed another host key.
     """
-    scheme = urlsplit(url).scheme.partition("+")[0]
+    scheme = _scheme(url)
     if not scheme:
         raise CallerFault(
             f"{url!r} is no URL of a hypervisor", hint="for instance qemu:///system or uml:///"
         )
     make = plugins.load("hypervisor", scheme, BUILT_IN, GROUP)
     return cast("Hypervisor", make(url, access))
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme.partition("+")[0]
+    except ValueError:  # for instance a bracket that is not closed
+        return ""

@@ -179,6 +179,23 @@ class Machine:
                 break
         raise NodeUnavailable("QEMU could not save the node's state", retryable=True)
 
+    def hold_still(self) -> None:
+        """Stop the virtual processors: a machine that waits for its holder uses no time."""
+        self.qmp("stop")
+
+    def wake(self, folder: Path, deadline: float) -> None:
+        """Let a machine that was held still go on, in a folder that was moved to `folder`.
+
+        Args:
+            folder: Where its files are by now.
+            deadline: On the monotonic clock, for everything it waits for from now on.
+
+        Raises:
+            NodeUnavailable: It is gone.
+        """
+        self._folder, self._deadline = folder, deadline
+        self.qmp("cont")
+
     def ssh_port(self) -> int:
         """The loopback port that leads to the guest's port 22."""
         table = self.qmp("human-monitor-command", **{"command-line": "info usernet"})

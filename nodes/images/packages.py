@@ -49,10 +49,16 @@ class PackageSource:
     """The host's apt with a private state under `folder`.
 
     One builder at a time may use a folder; the caller holds the lock.
+
+    Args:
+        folder: Where packages and the state are kept.
+        arch: Debian's name of another architecture than the host's own, with a folder of its
+            own: no package of it is ever installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arch: str = "") -> None:
         self._folder = folder
+        self._arch = arch
         self._archives = folder / "archives"
         self._config = folder / "apt.conf"
 
@@ -66,7 +72,7 @@ class PackageSource:
             ConfigError: apt knows no such package, or cannot reach its mirror.
         """
         wanted = list(names)
-        self._set_up(private_lists=False)
+        self._set_up(private_lists=bool(self._arch))
         try:
             return self._fetch(wanted)
         except proc.CommandFailed:
@@ -114,6 +120,9 @@ class PackageSource:
             'APT::Install-Recommends "0";',
             'APT::Sandbox::User "root";',
         ]
+        if self._arch:
+            lines += [f'APT::Architecture "{self._arch}";', "#clear APT::Architectures;"]
+            lines += [f'APT::Architectures {{ "{self._arch}"; }};']
         if private_lists:
             lines.append(f'Dir::State::lists "{self._folder}/lists";')
         self._config.write_text("\n".join(lines) + "\n")

@@ -18,7 +18,7 @@ Errors: `start` raises NodeUnavailable (the operator's problem, retried on anoth
 `prepare` raises ConfigError with the command that would mend it.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ci.model.node import Endpoint
 
@@ -71,4 +71,25 @@ class Provider(Protocol):
 
     def leaked(self, held: frozenset[str]) -> tuple[str, ...]:
         """Slots whose machine runs although they are not in `held`."""
+        ...
+
+
+@runtime_checkable
+class KeepsSpares(Protocol):
+    """What a provider may offer besides: machines made ahead, so that `start` need not boot.
+
+    A spare belongs to a slot that nobody holds, and to this process: its own spares are not
+    leaked, those of a process that was killed are.
+    """
+
+    def keep_spares(self, waiting: int) -> None:
+        """Make one more spare where one is due, or end one too many; call it again and again.
+
+        Args:
+            waiting: Builds in line that want such a node.
+        """
+        ...
+
+    def end_spares(self) -> None:
+        """End all spares, for good; repeatable."""
         ...

@@ -19,6 +19,9 @@ BUILT_IN = {
     "static": "nodes.providers.static:StaticProvider",
     "local": "nodes.providers.local:LocalProvider",
     "dummy": "nodes.providers.dummy:DummyProvider",
+    "libvirt": "nodes.providers.libvirt:LibvirtProvider",
+    "container": "nodes.providers.container:ContainerProvider",
+    "openstack": "nodes.providers.openstack:OpenstackProvider",
 }
 
 

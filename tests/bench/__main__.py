@@ -21,7 +21,17 @@ from typing import Any
 from ci.log import configure
 from ci.sandbox.real.jars import GerritMissing
 from ci.sandbox.real.server import RealGerrit
-from tests.bench import dead_other, engine, handout, intake, missed, pages, replay, report
+from tests.bench import (
+    dead_other,
+    engine,
+    handout,
+    hypervisors,
+    intake,
+    missed,
+    pages,
+    replay,
+    report,
+)
 from tests.bench.changes import Changes
 from tests.bench.contender import Contender, account, projects
 from tests.bench.faults import FAULTS
@@ -33,10 +43,12 @@ from tests.bench.stream import Stream
 
 CONTENDERS: dict[str, type[Floor] | type[Ours]] = {"null": Floor, "ours": Ours}
 ENGINE = ("dispatch", "rate", "recovery", "deep", "weight")
-ALONE = ("handout", "pages", "intake", "replay", *ENGINE)  # they need no Gerrit
+NODES = hypervisors.RUNS  # only when they are asked for: they take long
+ALONE = ("handout", "pages", "intake", "replay", *ENGINE, *NODES)  # they need no Gerrit
 OWN = ("catch-up", "dead-other")  # they start contenders of their own
 QUICK = ("seq", "burst")
-USUAL = ("seq", "burst", "idle", "log", "sleep", *FAULTS, *OWN, *ALONE)
+USUAL = ("seq", "burst", "idle", "log", "sleep", *FAULTS, *OWN)
+USUAL += tuple(name for name in ALONE if name not in NODES)
 SENTINEL = "bench-sentinel"
 STREAM_S = 60.0
 
@@ -84,6 +96,8 @@ class Bench:
         elif "handout" in names:
             for snapshot, name in ((False, "handout-cold"), (True, "handout-restored")):
                 self.record("ours", name, partial(self._hand_outs, snapshot=snapshot))
+        for name, measure in hypervisors.runs(self._directory / "hosts", tuple(names)):
+            self.record("ours", name, measure)
 
     def _intake(self, asked: argparse.Namespace) -> None:
         for turn in range(asked.rounds if "intake" in asked.only else 0):

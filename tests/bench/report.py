@@ -132,6 +132,97 @@ FIGURES = (
     Figure(run="handout-cold", title="... max s", path=("latency", "max")),
     Figure(run="handout-restored", title="QEMU node from RAM, p50 s", path=("latency", "p50")),
     Figure(run="handout-restored", title="... max s", path=("latency", "max")),
+    Figure(run="hand-out-local", title="`local` node, handed out, p50 s", path=("latency", "p50")),
+    Figure(run="hand-out-local", title="... p95 s", path=("latency", "p95")),
+    Figure(
+        run="hand-out-static",
+        title="`static` node (only looked for), handed out, p50 s",
+        path=("latency", "p50"),
+    ),
+    Figure(run="hand-out-static", title="... p95 s", path=("latency", "p95")),
+    Figure(
+        run="hand-out-qemu-cold",
+        title="QEMU node booted cold, handed out, p50 s",
+        path=("latency", "p50"),
+    ),
+    Figure(run="hand-out-qemu-cold", title="... p95 s", path=("latency", "p95")),
+    Figure(
+        run="hand-out-qemu-ram",
+        title="QEMU node from RAM, handed out, p50 s",
+        path=("latency", "p50"),
+    ),
+    Figure(run="hand-out-qemu-ram", title="... p95 s", path=("latency", "p95")),
+    Figure(
+        run="hand-out-qemu-warm",
+        title="QEMU node that stood by, handed out, p50 s",
+        path=("latency", "p50"),
+    ),
+    Figure(run="hand-out-qemu-warm", title="... p95 s", path=("latency", "p95")),
+    Figure(
+        run="hand-out-libvirt",
+        title="libvirt domain reverted, handed out, p50 s",
+        path=("latency", "p50"),
+    ),
+    Figure(run="hand-out-libvirt", title="... p95 s", path=("latency", "p95")),
+    Figure(
+        run="hand-out-container",
+        title="Docker container, handed out, p50 s",
+        path=("latency", "p50"),
+    ),
+    Figure(run="hand-out-container", title="... p95 s", path=("latency", "p95")),
+    Figure(run="leaks-qemu", title="qemu: left by killed builds", path=("left_by_kills",)),
+    Figure(
+        run="leaks-qemu",
+        title="... after the second clean",
+        path=("left_after_second_clean",),
+        target=0,
+    ),
+    Figure(
+        run="leaks-container", title="container: left by killed builds", path=("left_by_kills",)
+    ),
+    Figure(
+        run="leaks-container",
+        title="... after the second clean",
+        path=("left_after_second_clean",),
+        target=0,
+    ),
+    Figure(run="leaks-libvirt", title="libvirt: left by killed builds", path=("left_by_kills",)),
+    Figure(
+        run="leaks-libvirt",
+        title="... after the second clean",
+        path=("left_after_second_clean",),
+        target=0,
+    ),
+    Figure(
+        run="overhead",
+        title="pause by our libvirt adapter, p50 s",
+        path=("pause", "ours", "p50"),
+        beside=("pause", "virsh", "p50"),
+    ),
+    Figure(
+        run="overhead",
+        title="unpause by our libvirt adapter, p50 s",
+        path=("unpause", "ours", "p50"),
+        beside=("unpause", "virsh", "p50"),
+    ),
+    Figure(
+        run="overhead",
+        title="info by our libvirt adapter, p50 s",
+        path=("info", "ours", "p50"),
+        beside=("info", "virsh", "p50"),
+    ),
+    Figure(
+        run="overhead",
+        title="power off by our libvirt adapter, p50 s",
+        path=("power off", "ours", "p50"),
+        beside=("power off", "virsh", "p50"),
+    ),
+    Figure(
+        run="overhead",
+        title="start by our libvirt adapter, p50 s",
+        path=("start", "ours", "p50"),
+        beside=("start", "virsh", "p50"),
+    ),
 )
 FAULTS = {
     "missed": "CI down 30 s, changes meanwhile",

@@ -38,7 +38,7 @@ def test_an_empty_one(service: Service, tmp_path: Path):
     status, said = _db("backup", tmp_path / "copy")
     assert status == 1
     assert "nothing was ever run" in said
-    assert "was empty: made at schema version 3" in _db("upgrade")[1]
+    assert "was empty: made at schema version 4" in _db("upgrade")[1]
     assert _db("check")[0] == 0
 
 
@@ -49,9 +49,9 @@ def test_an_old_one(service: Service, tmp_path: Path):
     assert status == 1
     assert "run `hypervouch db upgrade`" in said
     assert _db("backup", tmp_path / "before")[0] == 0
-    assert _db("upgrade")[1].endswith("schema version 2 -> 3\n")
-    assert _db("upgrade")[1].endswith("has schema version 3 already\n")
-    assert _db("check")[1].endswith("is good: schema version 3\n")
+    assert _db("upgrade")[1].endswith("schema version 2 -> 4\n")
+    assert _db("upgrade")[1].endswith("has schema version 4 already\n")
+    assert _db("check")[1].endswith("is good: schema version 4\n")
     assert _db("backup", tmp_path / "after")[0] == 0
     assert _db("backup", tmp_path / "after")[0] == 1
 

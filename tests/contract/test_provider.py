@@ -7,31 +7,38 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ci.errors import HypervouchBug, NodeUnavailable
+from ci.errors import ConfigError, HypervouchBug, NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
 from nodes.health import preflight
 from nodes.images import keys, machine
-from nodes.images.build import missing_tools
 from nodes.login import log_in
 from nodes.providers.base import Provider
+from nodes.providers.container import ContainerOptions, ContainerProvider
 from nodes.providers.dummy import DummyOptions, DummyProvider
+from nodes.providers.libvirt import LibvirtOptions, LibvirtProvider
 from nodes.providers.local import LocalOptions, LocalProvider
+from nodes.providers.openstack import OpenstackOptions, OpenstackProvider
 from nodes.providers.qemu import QemuOptions, QemuProvider
 from nodes.providers.static import StaticOptions, StaticProvider
 from tests.kit import sshd
+from tests.kit.node_sources import require_qemu
+from tests.kit.openstack_stand_in import Cloud
 from tests.kit.require import require
 
-pytestmark = pytest.mark.timeout(300)
-DISPOSABLE = {"qemu", "local", "dummy"}
-
-
-def require_qemu() -> None:
-    missing = missing_tools()
-    require("qemu", present=not missing, why=f"apt-get install {' '.join(missing)}")
+pytestmark = [
+    pytest.mark.timeout(300),
+    # Of its own calls to itself.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:openstack\..*"),
+    pytest.mark.filterwarnings(r"ignore::PendingDeprecationWarning:openstack\..*"),
+]
+DISPOSABLE = {"qemu", "local", "dummy", "libvirt", "container", "openstack"}
+# The last one is a stand-in for a cloud: see tests/kit/openstack_stand_in.py.
+PROVIDERS = ["dummy", "local", "static", "qemu", "libvirt", "container", "openstack"]
 
 
 def static_provider(home: Path) -> StaticProvider:
@@ -52,7 +59,7 @@ def static_provider(home: Path) -> StaticProvider:
     )
 
 
-@pytest.fixture(params=["dummy", "local", "static", "qemu"])
+@pytest.fixture(params=PROVIDERS)
 def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Provider]:
     name = request.param
     made: Provider
@@ -63,6 +70,15 @@ def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Provide
     elif name == "qemu":
         require_qemu()
         made = QemuProvider(QemuOptions(), tmp_path)
+    elif name == "libvirt":
+        options = request.getfixturevalue("lab_domains")
+        made = LibvirtProvider(LibvirtOptions.model_validate(options), tmp_path)
+    elif name == "container":
+        options = request.getfixturevalue("docker_daemon")
+        made = ContainerProvider(ContainerOptions.model_validate(options), tmp_path)
+    elif name == "openstack":
+        options = {**request.getfixturevalue("cloud_stand_in").options, "slots": 2}
+        made = OpenstackProvider(OpenstackOptions.model_validate(options), tmp_path)
     else:
         yield from served_by_sshd(tmp_path)
         return
@@ -100,7 +116,7 @@ def test_a_started_node_passes_preflight_and_stop_may_be_repeated(provider: Prov
     assert facts or endpoint.transport is Transport.DUMMY
     assert endpoint.workdir.startswith("/")
     # What nobody declared is graded none: only a provider that makes its machines knows better.
-    declared_by_operator = provider.name in {"local", "static"}
+    declared_by_operator = provider.name in {"local", "static", "container"}
     assert (endpoint.grade is Grade.NONE) == declared_by_operator
     provider.stop(node)
     provider.stop(node)
@@ -121,13 +137,16 @@ def test_a_node_that_nobody_holds_is_leaked_until_it_is_stopped(provider: Provid
 def test_a_start_throws_away_what_the_last_holder_left(provider: Provider):
     node = provider.node_names()[0]
     first = provider.start(node, "build-1")
+    if first.transport is Transport.SSH and provider.name in DISPOSABLE:
+        assert said(first, 'echo build-1 >"$HOME/left"; cat "$HOME/left"') == "build-1\n"
     second = provider.start(node, "build-2")
     if provider.name not in DISPOSABLE:
         assert first == second, "a machine of one's own keeps what is on it"
     elif first.transport is Transport.SSH:
-        with pytest.raises(NodeUnavailable):
-            log_in(first, 5)
-        assert first.port != second.port or first.facts != second.facts
+        assert said(second, 'cat "$HOME/left"') == ""
+        if provider.name != "libvirt":  # whose snapshot has an address and keys
+            with pytest.raises(NodeUnavailable):
+                log_in(first, 5)
     elif first.transport is Transport.LOCAL:
         assert list(Path(second.workdir).iterdir()) == []
 
@@ -264,3 +283,148 @@ def test_a_machine_that_cannot_start_says_why(tmp_path: Path):
             [machine.BINARY, "-drive", "file=absent.qcow2", "-display", "none"],
             time.monotonic() + 10,
         )
+
+
+@pytest.fixture
+def cloud(cloud_stand_in: Cloud) -> Iterator[Cloud]:
+    yield cloud_stand_in
+    cloud_stand_in.broken = ""
+
+
+def of_cloud(cloud: Cloud, home: Path, **changes: object) -> OpenstackProvider:
+    return OpenstackProvider(
+        OpenstackOptions.model_validate({**cloud.options, **changes}), home / "state"
+    )
+
+
+def test_what_nova_cannot_boot_is_told_and_deleted(cloud: Cloud, tmp_path: Path):
+    cloud.broken = "No valid host was found."
+    with pytest.raises(NodeUnavailable, match="No valid host was found"):
+        of_cloud(cloud, tmp_path).start("openstack-1", "b")
+    assert not cloud.servers
+
+
+def test_what_the_cloud_does_not_have_is_the_operators_to_mend(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(ConfigError, match="no flavor huge"):
+        of_cloud(cloud, tmp_path, flavor="huge").prepare()
+    with pytest.raises(ConfigError, match="Unable to establish connection"):
+        of_cloud(cloud, tmp_path, **{"auth-url": "http://127.0.0.1:1/v3"}).prepare()
+    monkeypatch.setenv("OS_TEST_PASSWORD", "wrong")
+    with pytest.raises(ConfigError, match="wrong name or password"):
+        of_cloud(cloud, tmp_path).prepare()
+
+
+def test_servers_of_another_installation_are_left_alone(cloud: Cloud, tmp_path: Path):
+    theirs = of_cloud(cloud, tmp_path / "theirs", installation="theirs")
+    theirs.start("openstack-1", "b")
+    ours = of_cloud(cloud, tmp_path)
+    assert ours.leaked(frozenset()) == ()
+    ours.stop("openstack-1")
+    assert theirs.leaked(frozenset()) == ("openstack-1",)
+    theirs.stop("openstack-1")
+
+
+def test_a_floating_address_goes_with_its_server(cloud: Cloud, tmp_path: Path):
+    made = of_cloud(cloud, tmp_path, **{"floating-network": "outside"})
+    assert preflight(made.start("openstack-1", "b"))["kernel"]
+    assert len(cloud.addresses) == 1
+    made.stop("openstack-1")
+    assert not cloud.addresses
+    assert not cloud.servers
+
+
+def test_a_domain_without_the_snapshot_is_the_operators_to_mend(
+    lab_domains: dict[str, Any], tmp_path: Path
+):
+    def prepared(**changes: object) -> None:
+        options = LibvirtOptions.model_validate({**lab_domains, **changes})
+        LibvirtProvider(options, tmp_path).prepare()
+
+    with pytest.raises(ConfigError, match="has no snapshot absent"):
+        prepared(snapshot="absent")
+    with pytest.raises(ConfigError, match="has 0 domains named ci-"):
+        prepared(domains=["ci-*"])
+    with pytest.raises(ConfigError, match="libvirt: "):
+        prepared(url="qemu:///system?socket=/nowhere/sock")
+    prepared(domains=["hv-lab-?"])
+
+
+def test_a_reverted_domain_has_our_clock_and_a_random_state_of_its_own(
+    lab_domains: dict[str, Any], tmp_path: Path
+):
+    made = LibvirtProvider(LibvirtOptions.model_validate(lab_domains), tmp_path)
+    seen = set()
+    for _ in range(2):
+        endpoint = made.start("libvirt-1", "b")
+        assert endpoint.facts["clock-and-random"] == "renewed"
+        now, random = said(endpoint, "date +%s; head -c 16 /dev/urandom | od -An -tx1").split(
+            "\n", 1
+        )
+        assert abs(int(now) - time.time()) < 10
+        seen.add(random)
+    made.stop("libvirt-1")
+    assert len(seen) == 2
+
+
+def test_a_container_whose_image_runs_no_ssh_server_says_its_last_words(
+    docker_daemon: dict[str, Any], tmp_path: Path
+):
+    options = {**docker_daemon, "boot-timeout-s": 3, "command": ["/bin/sh", "-c", "echo no sshd"]}
+    made = ContainerProvider(ContainerOptions.model_validate(options), tmp_path)
+    made.prepare()
+    with pytest.raises(NodeUnavailable, match="no sshd"):
+        made.start("container-1", "b")
+    assert made.leaked(frozenset()) == ()
+
+
+def test_a_daemon_that_is_away_is_named(tmp_path: Path):
+    options = ContainerOptions(url=f"unix://{tmp_path}/sock")
+    with pytest.raises(ConfigError, match="the container daemon"):
+        ContainerProvider(options, tmp_path).prepare()
+
+
+def test_a_spare_is_handed_out_once_with_keys_of_its_own(tmp_path: Path):
+    require_qemu()
+    made = QemuProvider(QemuOptions(slots=2), tmp_path)
+    made.prepare()
+    try:
+        made.keep_spares(2)
+        made.keep_spares(2)
+        assert made.leaked(frozenset()) == (), "our own spares are no leaks"
+        first, second = (made.start(node, "b") for node in made.node_names())
+        assert [first.facts["boot"], second.facts["boot"]] == ["warm", "warm"]
+        asked = "head -c 16 /dev/urandom | od -An -tx1"
+        assert said(first, asked) != said(second, asked)
+        assert first.known_hosts is not None
+        assert second.known_hosts is not None
+        pinned = {path.read_text().split()[-1] for path in (first.known_hosts, second.known_hosts)}
+        assert len(pinned) == 2
+        made.stop("qemu-2")
+        made.keep_spares(0)
+        heir = QemuProvider(QemuOptions(slots=2), tmp_path)
+        assert heir.leaked(frozenset({"qemu-1"})) == ("qemu-2",), "a dead owner's spare is one"
+        made.end_spares()
+        assert heir.leaked(frozenset({"qemu-1"})) == ()
+        made.keep_spares(2)
+        assert heir.leaked(frozenset({"qemu-1"})) == (), "none is made after the end"
+    finally:
+        for node in made.node_names():
+            made.stop(node)
+
+
+def test_a_spare_that_died_costs_time_and_not_the_node(tmp_path: Path):
+    require_qemu()
+    made = QemuProvider(QemuOptions(slots=2), tmp_path)
+    made.prepare()
+    try:
+        made.keep_spares(0)
+        (pid, _), *_ = (
+            found for n in made.node_names() for found in machine.running_in(tmp_path / n)
+        )
+        os.kill(pid, signal.SIGKILL)
+        assert preflight(made.start("qemu-1", "b"))["kernel"]
+    finally:
+        for node in made.node_names():
+            made.stop(node)

@@ -21,12 +21,21 @@ from ci.store.database import Database
 from ci.store.moment import moment
 from tests.kit.frozen import contents, shape, thaw
 
-OLD = [1, 2]
+OLD = [1, 2, 3]
+NEWEST = schema.SCHEMA_VERSION
+# What each version gave to rows that were there before.
 DEFAULTS = {
-    "ci_attempt": {"peers": [], "worker": None, "claim": 0},
-    "ci_build": {"priority": 1, "turn": 0, "wants": [], "claim": 0, "logs": "kept"},
-    "ci_node": {"tags": [], "worker": None},
-    "ci_outbox": {"sender": None},
+    3: {
+        "ci_attempt": {"peers": [], "worker": None, "claim": 0},
+        "ci_build": {"priority": 1, "turn": 0, "wants": [], "claim": 0, "logs": "kept"},
+        "ci_node": {"tags": [], "worker": None},
+        "ci_outbox": {"sender": None},
+    },
+    4: {
+        "ci_attempt": {"likeness": "", "left_behind": []},
+        "ci_node": {"facts": {}, "blamed_by": [], "health_tries": 0, "held_by": ""},
+        "ci_outcome": {"feature": ""},
+    },
 }
 KILLED = """
 import sys
@@ -54,7 +63,7 @@ def empty(empty_url: str) -> Iterator[Database]:
 @pytest.mark.parametrize("version", OLD)
 def test_a_migrated_schema_is_the_fresh_one(empty: Database, version: int):
     thaw(empty, version)
-    assert upgrade.upgrade(empty, SystemClock()) == (version, schema.SCHEMA_VERSION)
+    assert upgrade.upgrade(empty, SystemClock()) == (version, NEWEST)
     migrated = shape(empty)
     assert upgrade.differences(empty) == []
     empty.create()
@@ -76,7 +85,7 @@ def test_every_row_is_kept(empty: Database, version: int):
         for old, new in zip(rows, after[table], strict=True):
             added = {name: new[name] for name in new.keys() - old.keys()}
             assert {name: new[name] for name in old} == old
-            wanted = DEFAULTS.get(table, {})
+            wanted = _defaults(table, version)
             assert {name: added[name] for name in wanted} == wanted
     with empty.read() as tx:
         at = tx.execute(sa.select(schema.build.c.queued_at).order_by("id")).scalars().first()
@@ -117,8 +126,8 @@ def test_a_newer_database_is_refused(database: Database):
 
 
 def test_an_empty_database_gets_its_tables_and_a_current_one_is_left_alone(empty: Database):
-    assert upgrade.upgrade(empty, SystemClock()) == (0, schema.SCHEMA_VERSION)
-    assert upgrade.upgrade(empty, SystemClock()) == (schema.SCHEMA_VERSION,) * 2
+    assert upgrade.upgrade(empty, SystemClock()) == (0, NEWEST)
+    assert upgrade.upgrade(empty, SystemClock()) == (NEWEST,) * 2
 
 
 def test_two_upgrades_at_once_are_one(empty_url: str):
@@ -135,7 +144,7 @@ def test_two_upgrades_at_once_are_one(empty_url: str):
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(done) in ([(1, 3), (3, 3)], [(1, 3), (1, 3)])
+        assert sorted(done) in ([(1, NEWEST), (NEWEST, NEWEST)], [(1, NEWEST), (1, NEWEST)])
         assert upgrade.differences(first) == []
 
 
@@ -177,7 +186,7 @@ def test_a_running_serve_holds_an_upgrade_off(tmp_path: Path, lock: str):
         thaw(database, 2)
         with exclusive(tmp_path / lock), pytest.raises(ConfigError, match="already runs"):
             upgrade.upgrade(database, SystemClock())
-        assert upgrade.upgrade(database, SystemClock()) == (2, 3)
+        assert upgrade.upgrade(database, SystemClock()) == (2, NEWEST)
 
 
 def test_sqlite_is_copied_first(tmp_path: Path):
@@ -191,7 +200,9 @@ def test_sqlite_is_copied_first(tmp_path: Path):
         assert contents(old) == before
 
 
-@pytest.mark.parametrize("at", ["CREATE INDEX ci_build_line", "UPDATE ci_schema"])
+@pytest.mark.parametrize(
+    "at", ["CREATE INDEX ci_build_line", "CREATE TABLE ci_evidence", "UPDATE ci_schema"]
+)
 def test_a_killed_upgrade_leaves_the_old_state(empty_url: str, at: str):
     with closing(Database(empty_url)) as database:
         thaw(database, 1)
@@ -199,7 +210,7 @@ def test_a_killed_upgrade_leaves_the_old_state(empty_url: str, at: str):
         database.close()
         _kill_before(empty_url, at)
         assert (shape(database), contents(database)) == before
-        assert upgrade.upgrade(database, SystemClock()) == (1, schema.SCHEMA_VERSION)
+        assert upgrade.upgrade(database, SystemClock()) == (1, NEWEST)
         assert upgrade.differences(database) == []
 
 
@@ -212,6 +223,15 @@ def test_the_check_names_what_differs(database: Database):
         "missing index ci_build ci_build_line",
         "unknown column ci_pin more",
     ]
+
+
+def _defaults(table: str, version: int) -> dict[str, object]:
+    """What rows of a table have more after an upgrade from a version."""
+    found: dict[str, object] = {}
+    for step, tables in DEFAULTS.items():
+        if step > version:
+            found |= tables.get(table, {})
+    return found
 
 
 def _kill_before(url: str, statement: str) -> None:

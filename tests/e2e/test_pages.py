@@ -16,6 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from ci.store import schema
 from tests.kit import browser as chromium
+from tests.kit.evidence_rows import fill_evidence
 from tests.kit.lab import make_lab
 from tests.kit.require import require
 from webui.server import WebServer
@@ -33,6 +34,7 @@ def lab(tmp_path_factory):
         reviews=True,
         operator_token=TOKEN,
     )
+    fill_evidence(made.database)
     yield made
     made.database.close()
 
@@ -69,6 +71,9 @@ def addresses(server, story):
         "change-docs": f"{server.url}changes/{story.docs_change}",
         "change-recheck": f"{server.url}changes/4718/1",
         "change-waits": f"{server.url}changes/4717",
+        "matrix": f"{server.url}matrix",
+        "matrix-differences": f"{server.url}matrix?differences=1",
+        "matrix-cell": f"{server.url}matrix/operation.snapshot/libvirt-qemu-x86",
         "nodes": f"{server.url}nodes",
         "processes": f"{server.url}processes",
         "agreement": f"{server.url}agreement",
@@ -108,6 +113,8 @@ def test_pages_are_readable_without_javascript(lab, server, tmp_path):
         "log": "collected 11 items",
         "change": "Superseded by patch set 2.",
         "change-recheck": "bug 1934: the node lost its network",
+        "matrix": "Nova: complete",
+        "matrix-cell": "2 of 3 tests passed",
         "nodes": "New dom0.",
         "processes": "nobody; it was worker-with",
         "agreement": "2 (67 %)",
@@ -120,6 +127,20 @@ def test_pages_are_readable_without_javascript(lab, server, tmp_path):
             assert words in window.driver.find_element(By.TAG_NAME, "main").text, name
         window.driver.find_element(By.LINK_TEXT, "Builds").click()
         WebDriverWait(window.driver, 30).until(lambda d: d.current_url == f"{server.url}builds")
+
+
+def test_the_matrix_scrolls_within_itself_beside_its_features(lab, server, window):
+    window.open(addresses(server, lab.story)["matrix"], width=360)
+    moved = """
+        const box = document.querySelector(".scroll");
+        const [head, row] = document.querySelectorAll(".features .corner, .features th[scope=row]");
+        const before = [head.getBoundingClientRect().x, row.getBoundingClientRect().x];
+        box.scrollTo(600, 300);
+        const after = [head.getBoundingClientRect().x, row.getBoundingClientRect().x];
+        const top = head.getBoundingClientRect().y - box.getBoundingClientRect().y;
+        return [box.scrollLeft, before.join() === after.join(), Math.abs(top) < 3];
+    """
+    assert window.run(moved) == [600, True, True]
 
 
 def test_an_operator_releases_a_held_review_without_javascript(lab, server, tmp_path):

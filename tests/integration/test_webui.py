@@ -41,6 +41,8 @@ def paths(lab):
         "log": f"/builds/{build}/log",
         "change": "/changes/4711",
         "patchset": "/changes/4711/2",
+        "matrix": "/matrix",
+        "matrix-cell": "/matrix/operation.snapshot/libvirt-qemu-x86",
         "nodes": "/nodes",
         "processes": "/processes",
         "agreement": "/agreement",

@@ -34,6 +34,8 @@ def test_it_holds_exactly_our_packages(members: list[str]):
         ("webui/static/", ".css"),
         ("webui/static/", "gerrit-checks.js"),
         ("ci/templates/", ".j2"),
+        ("ci/matrix/", "nova-2015.json"),
+        ("ci/matrix/", ".j2"),
         ("ci/store/migrations/versions/", "v3_many_processes.py"),
         ("nodes/images/guest/", "node-init"),
         ("ci/sandbox/acme_virt/", "pytest.ini"),

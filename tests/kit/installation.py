@@ -78,7 +78,7 @@ class Installation:
         server: Gerrit, seen by the CI's account.
         directory: For configuration, state and output; made.
         project: The project it watches.
-        job: Further keys of its job.
+        job: Further keys of its job; None takes one of ours away.
         pipeline: Further keys of its pipeline.
         slots: Nodes.
         connection: Further keys of its connection.
@@ -136,6 +136,16 @@ class Installation:
     def _flow(
         self, job: dict[str, Any], pipeline: dict[str, Any], slots: int
     ) -> list[dict[str, Any]]:
+        keys = {
+            "name": "suite",
+            "suite": "driver",
+            "run": "python3 suite.py",
+            "results": ["junit.xml"],
+            "node-label": "local",
+            "trusted": True,
+            "irrelevant-files": ["docs/"],
+            **job,
+        }
         return [
             {"pipeline": {"name": "check", "connection": "gerrit", "policy": "vote", **pipeline}},
             {
@@ -147,18 +157,7 @@ class Installation:
                     "grade": "emulator",
                 }
             },
-            {
-                "job": {
-                    "name": "suite",
-                    "suite": "driver",
-                    "run": "python3 suite.py",
-                    "results": ["junit.xml"],
-                    "node-label": "local",
-                    "trusted": True,
-                    "irrelevant-files": ["docs/"],
-                    **job,
-                }
-            },
+            {"job": {key: value for key, value in keys.items() if value is not None}},
             {
                 "project": {
                     "name": self.project,

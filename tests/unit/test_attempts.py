@@ -193,6 +193,12 @@ class TestBaselines:
         store.finish(check, tree="without")
         assert store.baselines(store.records()[0]) == ()
 
+    def test_an_attempt_of_an_unlike_node_does_not_count(self, store):
+        check = self.check_of(store)
+        self.other(store, 20)
+        assert len(store.baselines(check)) == 1
+        assert store.baselines(replace(check, likeness="qemu 8")) == ()
+
     def test_what_is_a_day_old_does_not_count(self, store):
         check = self.check_of(store)
         self.other(store, 20)

@@ -101,5 +101,6 @@ def test_every_kind_and_transport_is_served():
         "ShellSuite",
         "DriverSuite",
         "TestinfraSuite",
+        "ComputeSuite",
     }
     assert all(runner_for(transport) is runner_for(transport) for transport in Transport)

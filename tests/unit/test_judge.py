@@ -135,6 +135,31 @@ class TestWhatIsWantedNext:
         assert (found.failure_class, found.vote) == (FailureClass.INFRA, 0)
         assert "evidence grade emulator" in found.reason
 
+    def test_only_a_baseline_of_a_like_node_is_compared(self):
+        check = ran(CHECK, "f", likeness="qemu 7")
+        for other in ("qemu 8", ""):
+            assert next_step([check], [ran(BASELINE, "f", likeness=other)], RULES) is BASELINE
+        alike = ran(BASELINE, "f", likeness="qemu 7")
+        assert judged([check], [alike]).failure_class is FailureClass.KNOWN
+
+    def test_a_node_that_was_upgraded_since_the_check_blames_nobody(self):
+        check = ran(CHECK, "f", likeness="qemu 7")
+        after = [ran(BASELINE, "p", likeness="qemu 8"), ran(REPEAT, "f", likeness="qemu 8")]
+        assert next_step([check, *after], [], RULES) is BASELINE
+        found = judged([check, *[after[0]] * 3])
+        assert (found.failure_class, found.vote) == (FailureClass.INFRA, 0)
+        assert "its node is unlike the check's: evidence grade nested, qemu 8" in found.reason
+
+    def test_a_repeat_on_an_unlike_node_proves_nothing(self):
+        done = [ran(CHECK, "f", likeness="a"), ran(BASELINE, "p", likeness="a")]
+        assert next_step([*done, ran(REPEAT, "f", likeness="b")], [], RULES) is REPEAT
+        again = [*done, ran(REPEAT, "f", likeness="a")]
+        assert judged(again).failure_class is FailureClass.REGRESSION
+
+    def test_a_build_that_was_under_way_when_likeness_came_in_ends(self):
+        attempts = [ran(CHECK, "f"), ran(BASELINE, "f", likeness="a")]
+        assert judged(attempts).failure_class is FailureClass.KNOWN
+
 
 class TestFailures:
     @pytest.mark.parametrize("bad", "fe")

@@ -2,19 +2,24 @@
 """The pure parts of booting a node: command line, hand-out line, keys, options."""
 
 import base64
+import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
+from ci.errors import ConfigError
 from nodes.images import keys, machine
 from nodes.images.build import Image, default_cache, image
 from nodes.images.machine import Shape
 from nodes.images.ready import memory_backend
 from nodes.images.recipe import standard
 from nodes.providers import table
+from nodes.providers.openstack import user_data
 from nodes.providers.qemu import QemuOptions, personalise
 
 IMAGE = Image(folder=Path("/cache/images/abc"), fingerprint="abc", facts={})
@@ -98,7 +103,17 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch):
     assert default_cache() == Path.home() / ".cache/hypervouch"
 
 
-NEEDED = {"static": {"host": "lab1", "key-file": "k", "known-hosts": "h"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "static": {"host": "lab1", "key-file": "k", "known-hosts": "h"},
+    "libvirt": {"domains": ["ci-*"], "key-file": "k", "known-hosts": "h"},
+    "openstack": {
+        "installation": "lab",
+        "cloud": "here",
+        "image": "debian",
+        "flavor": "small",
+        "network": "lab",
+    },
+}
 
 
 @pytest.mark.parametrize("driver", sorted(table.BUILT_IN))
@@ -117,3 +132,41 @@ def test_options_are_frozen_kebab_case_and_refuse_unknown_keys(driver: str):
 def test_qemu_options_are_read_as_the_configuration_spells_them():
     options = QemuOptions.model_validate({"memory-mib": 1024, "boot-timeout-s": 90, "cpus": 2})
     assert (options.memory_mib, options.boot_timeout_s, options.cpus) == (1024, 90, 2)
+
+
+def test_a_cloud_is_named_or_described_and_never_both():
+    model = table.driver("openstack").Options
+    needed = NEEDED["openstack"]
+    described = {
+        "auth-url": "http://cloud/v3",
+        "username": "ci",
+        "password": {"from-env": "SECRET"},
+        "project": "lab",
+    }
+    assert model.model_validate({**needed, "cloud": "", **described})
+    for wrong in ({**needed, **described}, {**needed, "cloud": ""}):
+        with pytest.raises(ValidationError, match="give cloud, or all of"):
+            model.model_validate(wrong)
+
+
+def test_cloud_init_is_told_the_host_key_and_whom_to_let_in():
+    fresh = keys.generate()
+    told = user_data(fresh)
+    assert told.startswith(b"#cloud-config\n")
+    read = yaml.safe_load(told)
+    assert read["ssh_keys"]["ed25519_private"].encode() == fresh.host_private
+    assert read["ssh_keys"]["ed25519_public"] == fresh.host_public
+    assert read["ssh_authorized_keys"] == [fresh.client_public]
+
+
+def test_a_library_that_is_not_there_is_named_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    for name in ("key", "known"):
+        (tmp_path / name).touch()
+    options = {**NEEDED["libvirt"], "key-file": tmp_path / "key", "known-hosts": tmp_path / "known"}
+    chosen = table.driver("libvirt")
+    made = chosen(chosen.Options.model_validate(options), tmp_path)
+    with pytest.raises(ConfigError, match=r"pip install hypervouch\[libvirt\]"):
+        made.prepare()

@@ -11,9 +11,13 @@ from ci.bell import Bell
 from ci.errors import ReviewServerError
 from ci.gerrit.rest import RestError
 from ci.layout import Project
+from ci.model.build import AttemptKind
 from ci.model.event import EventKind
+from ci.model.feature import Feature
+from ci.model.result import Outcome, Result, Status
 from ci.planner import ASK_TRIES, Planner
-from ci.store import events, schema
+from ci.store import attempts, events, schema
+from ci.store.attempts import AttemptEnd
 from tests.kit.core import (
     GERRIT,
     FakeServer,
@@ -31,6 +35,7 @@ from tests.kit.core import (
     take,
     vote,
 )
+from tests.kit.evidence_rows import QEMU
 
 ZUUL = {"approval": [{"label": "Verified", "value": 1, "by": ["zuul"]}]}
 GOOD = vote("Verified", 1, "zuul", changed=True)
@@ -257,6 +262,27 @@ class TestNewerFacts:
         said = take(lab, late)
         assert said == "check does not start: change 12 was closed since (MERGED)."
         assert rows(lab.database, schema.change)[0].status == "MERGED"
+
+    def test_what_a_merged_patch_set_showed_counts_for_the_matrix(self, tmp_path):
+        lab = planning(tmp_path)
+        take(lab, event(lab.clock))
+        (build,) = rows(lab.database, schema.build)
+        tried = Outcome(test_id="t", status=Status.PASS, feature=Feature.PAUSE)
+        end = AttemptEnd(result=Result.SUCCESS, outcomes=(tried,), system=QEMU)
+        with lab.database.write() as tx:
+            attempt = attempts.begin(tx, build.id, AttemptKind.CHECK, at=lab.clock.now())
+            attempts.update(tx, attempt, grade="bare")
+            attempts.finish(tx, attempt, end, at=lab.clock.now())
+        assert rows(lab.database, schema.evidence) == []
+        lab.clock.advance(60)
+        take(lab, event(lab.clock, EventKind.CHANGE_MERGED, change=change(status="MERGED")))
+        (word,) = rows(lab.database, schema.evidence)
+        assert (word.system, word.feature, word.shown, word.source) == (
+            QEMU.key,
+            Feature.PAUSE,
+            "works",
+            attempt,
+        )
 
     def test_an_old_abandon_does_not_end_what_was_restored_since(self, tmp_path):
         lab = planning(tmp_path)

@@ -189,7 +189,7 @@ def test_the_jobs_time_bounds_it_and_the_log_says_how_long_it_took(tmp_path, mon
     asked = []
     real = made.pool.give_back
 
-    def give_back(lease: Lease, *, deadline: Deadline, unclean: str) -> None:
+    def give_back(lease: Lease, *, deadline: Deadline, unclean: str, failed: bool) -> None:
         asked.append((deadline.phase, deadline.left_s, unclean))
         made.clock.advance(2)
         real(lease, deadline=deadline, unclean=unclean)

@@ -14,13 +14,14 @@ from ci.store.reads.records import (
     AttemptDetail,
     BuildDetail,
     BuildPulse,
+    LeftRecord,
     OutcomeCounts,
     OutcomeRecord,
 )
 from ci.store.reads.rows import buildset_records, names_of, select_buildsets
 
 OUTCOME_LIMIT = 10_000
-_ATTEMPT_NAMES = names_of(AttemptDetail, without={"facts", "counts", "outcomes"})
+_ATTEMPT_NAMES = names_of(AttemptDetail, without={"facts", "counts", "outcomes", "left_behind"})
 _BAD = ("fail", "error")
 _COUNT_NAMES = {"pass": "passed", "fail": "failed", "error": "errors", "skip": "skipped"}
 
@@ -75,6 +76,7 @@ def _attempt(row: Any, counts: dict[str, int], outcomes: list[OutcomeRecord]) ->
         facts={str(name): str(value) for name, value in (row["facts"] or {}).items()},
         counts=OutcomeCounts(**counts),
         outcomes=tuple(outcomes),
+        left_behind=tuple(LeftRecord(**one) for one in row["left_behind"] or ()),
     )
 
 

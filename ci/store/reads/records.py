@@ -189,6 +189,26 @@ class OutcomeCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftRecord:
+    """One thing that a build left on a node.
+
+    Attributes:
+        kind: `guest`, `volume`, `network`, `snapshot`, `file`, `socket` or `process`.
+        name: Of the thing; hostile text.
+        fate: `removed`, `noted` (in nobody's way) or `stays` (the node is out of work for it).
+        build_id: Whose.
+        at: When that build's attempt ended.
+    """
+
+    node: str
+    kind: str
+    name: str
+    fate: str
+    build_id: str = ""
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttemptDetail:
     """One go of a build on one node.
 
@@ -197,6 +217,8 @@ class AttemptDetail:
         tip: Branch tip that the patch set was merged onto.
         tree: Git tree that was tested.
         outcomes: Failing first, then skipped, then passed; each in run order.
+        likeness: What its node has in common with those it may be compared with.
+        left_behind: What it left on its nodes.
     """
 
     id: str
@@ -221,6 +243,8 @@ class AttemptDetail:
     finished_at: datetime | None
     counts: OutcomeCounts
     outcomes: tuple[OutcomeRecord, ...]
+    likeness: str = ""
+    left_behind: tuple[LeftRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +372,14 @@ class NodeRecord:
         attempt_id: The attempt that holds it, or None when it is free.
         tags: What jobs may require.
         worker: The one process that reaches it; None: any.
+        use: `held`, `leased` or `free`.
+        blamed_by: Different changes that it failed since a build last came to its end there.
+        facts: What it said of itself at its last hand-out; the processor's flags are left out.
+        health_at: When its last health job ended.
+        health_tries: Health jobs that failed in a row.
+        held_until: Until when somebody keeps it as it is.
+        held_for_s: Its next failing build leaves it held for so long; 0: it does not.
+        left_behind: What newer builds left there, newest first.
     """
 
     name: str
@@ -369,6 +401,16 @@ class NodeRecord:
     connection: str | None = None
     tags: tuple[str, ...] = ()
     worker: str | None = None
+    use: str = "free"
+    blamed_by: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    health_at: datetime | None = None
+    health_tries: int = 0
+    held_until: datetime | None = None
+    held_for_s: int = 0
+    held_by: str = ""
+    held_why: str = ""
+    left_behind: tuple[LeftRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ def upgrade() -> None:
         ("ci_node", Column("health_at", DateTime)),
         ("ci_node", Column("health_tries", BigInteger, nullable=False, server_default="0")),
         ("ci_node", Column("held_until", DateTime)),
+        ("ci_node", Column("held_for_s", BigInteger, nullable=False, server_default="0")),
         ("ci_node", Column("held_by", Text, nullable=False, server_default="")),
         ("ci_node", Column("held_why", Text, nullable=False, server_default="")),
         ("ci_node", Column("held_login", Text, nullable=False, server_default="")),
@@ -49,7 +50,15 @@ def upgrade() -> None:
         ("ci_outcome", ("feature",)),
         (
             "ci_node",
-            ("facts", "blamed_by", "health_tries", "held_by", "held_why", "held_login"),
+            (
+                "facts",
+                "blamed_by",
+                "health_tries",
+                "held_for_s",
+                "held_by",
+                "held_why",
+                "held_login",
+            ),
         ),
     ):
         with op.batch_alter_table(table) as batch:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hypervouch lab`: real hypervisors on this machine, brought up by one command."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from nodes.lab.table import LabNode, Reach
+
+NAMES = "[NAME]..."
+
+
+def add_lab(main: click.Group) -> None:
+    """Add the verbs to the program."""
+
+    @main.group()
+    def lab() -> None:
+        """Bring up real hypervisors on this machine, by name: libvirt, lxc, uml, xen, kvm, ..."""
+
+    lab.command("build")(_verb(build))
+    lab.command("up")(_verb(up))
+    lab.command("down")(_verb(down))
+    status_verb = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(status)
+    lab.command("status")(_verb(status_verb))
+
+
+def _verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Names and state folder, the same for all verbs."""
+
+    @click.argument("names", nargs=-1, metavar=NAMES)
+    @click.option(
+        "--state",
+        type=click.Path(path_type=Path),
+        help="Where the nodes are kept; the user's state folder by default.",
+    )
+    @wraps(function)
+    def verb(names: tuple[str, ...], state: Path | None, **more: Any) -> None:
+        from nodes.lab import table  # noqa: PLC0415
+
+        folder = (state or table.default_state()).absolute()
+        function(table.chosen(names), folder, **more)
+
+    return verb
+
+
+def build(nodes: Sequence["LabNode"], folder: Path) -> None:
+    """Make images before they are needed; what is in the cache is left as it is."""
+    from nodes.lab import table  # noqa: PLC0415
+
+    del folder
+    table.require(nodes)
+    for node in nodes:
+        with _told(node.name) as say:
+            node.build(say)
+
+
+def up(nodes: Sequence["LabNode"], folder: Path) -> None:
+    """Bring nodes up and print what their inventory says; those that are up are left alone."""
+    from nodes.lab import table  # noqa: PLC0415
+
+    table.require(nodes)
+    for node in nodes:
+        with _told(node.name) as say:
+            node.build(say)
+            node.up(folder / node.name, say)
+    reached = [(node, node.reach(folder / node.name)) for node in nodes]
+    click.echo("\n# for nodes.yaml")
+    for node, reach in reached:
+        if reach is not None:
+            click.echo(inventory(node.name, reach))
+
+
+def down(nodes: Sequence["LabNode"], folder: Path) -> None:
+    """Take nodes down; ends only what `lab up` started, the cache stays."""
+    for node in nodes:
+        if node.reach(folder / node.name) is None and not (folder / node.name).is_dir():
+            click.echo(f"{node.name}: not up", err=True)
+            continue
+        with _told(node.name) as say:
+            say("taking it down")
+            node.down(folder / node.name)
+
+
+def status(nodes: Sequence["LabNode"], folder: Path, *, as_json: bool) -> None:
+    """Show which nodes are up, how they are reached and how they are tested."""
+    rows = [(node, node.reach(folder / node.name)) for node in nodes]
+    if as_json:
+        click.echo(json.dumps([_row(node, reach) for node, reach in rows], indent=1))
+        return
+    for node, reach in rows:
+        if reach is None:
+            lacks = node.lacks()
+            why = f"needs {', '.join(lacks)}" if lacks else f"hypervouch lab up {node.name}"
+            click.echo(f"{node.name:8} down     {node.title} ({why})")
+            continue
+        click.echo(f"{node.name:8} {reach.grade.value:8} {node.title}")
+        for line in (*reach.urls, *map(" ".join, suites(reach))):
+            click.echo(f"         {line}")
+
+
+def suites(reach: "Reach") -> list[list[str]]:
+    """The commands that put its hypervisors to the proof."""
+    return [["hypervouch", "suite", "compute", *_access(url, reach)] for url in reach.urls]
+
+
+def inventory(name: str, reach: "Reach") -> str:
+    """The provider of nodes.yaml that adds a node as a machine that stays."""
+    lines = [f"- provider:\n    name: lab-{name}\n    label: {name}"]
+    if reach.port:
+        lines.append(f"    driver: static\n    host: 127.0.0.1\n    port: {reach.port}")
+        lines.append(f"    user: root\n    key-file: {reach.key_file}")
+        lines.append(f"    known-hosts: {reach.known_hosts}")
+    else:
+        lines.append("    driver: local")
+    if reach.urls:
+        lines.append(f"    hypervisor: {reach.urls[0]}\n    grade: {reach.grade.value}")
+    return "\n".join(lines)
+
+
+def _access(url: str, reach: "Reach") -> list[str]:
+    words = ["--hypervisor", f"'{url}'", "--grade", reach.grade.value]
+    if reach.key_file and reach.known_hosts:
+        words += ["--key-file", str(reach.key_file), "--known-hosts", str(reach.known_hosts)]
+    return words
+
+
+def _row(node: "LabNode", reach: "Reach | None") -> dict[str, Any]:
+    row: dict[str, Any] = {"name": node.name, "title": node.title, "up": reach is not None}
+    if reach is None:
+        return {**row, "lacks": list(node.lacks())}
+    return {
+        **row,
+        "hypervisors": list(reach.urls),
+        "grade": reach.grade.value,
+        "port": reach.port or None,
+        "key-file": str(reach.key_file) if reach.key_file else None,
+        "known-hosts": str(reach.known_hosts) if reach.known_hosts else None,
+        "facts": reach.facts,
+        "suites": [" ".join(words) for words in suites(reach)],
+    }
+
+
+@contextmanager
+def _told(name: str) -> Iterator[Callable[[str], None]]:
+    """Show the stage that a node is in, and at the end how long all of them took."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True, markup=False, highlight=False)
+    began = time.monotonic()
+    with console.status(f"{name}: ...") as line:
+
+        def say(sentence: str) -> None:
+            line.update(f"{name}: {sentence} ...")
+            if not console.is_terminal:
+                console.print(f"{name}: {sentence}", soft_wrap=True)
+
+        yield say
+    console.print(f"{name}: done in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of the suite: connect, test, tell. The same for a CI job and on a team's own host."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ci.errors import ConfigError, HarnessBroken, HypervouchError
+from ci.jobs import trouble
+from ci.jobs.compute.bench import Bench
+from ci.jobs.compute.patient import patient
+from ci.jobs.compute.plugin import ComputePlugin
+from ci.jobs.compute.record import Record
+from ci.matrix import report
+from ci.model.feature import Feature
+from ci.model.result import Grade
+from nodes.hypervisors.base import Access
+from nodes.hypervisors.table import connect
+
+WORKS, FAILS, NOT_TRIED = 0, 1, 2
+TESTS = Path(__file__).parent / "tests"
+_FOREIGN = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+_NO_PLUGINS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to test and where to write it down.
+
+    Attributes:
+        hypervisor: Its URL.
+        second: URL of another host of the same kind, or nothing.
+        access: Keys, grade and patience; `work` None takes a directory that goes afterwards.
+        features: Only these; all when empty.
+        report: Evidence for `hypervouch matrix add`.
+        junit: JUnit XML.
+        trouble: Where to say what kept us from testing, for the CI.
+    """
+
+    hypervisor: str
+    second: str = ""
+    work: Path | None = None
+    grade: Grade = Grade.NONE
+    key_file: Path | None = None
+    known_hosts: Path | None = None
+    timeout_s: float = 180.0
+    features: frozenset[Feature] = field(default_factory=frozenset)
+    report: Path | None = None
+    junit: Path | None = None
+    trouble: Path | None = None
+
+
+def run(order: Order, say: Callable[[str], None]) -> int:
+    """Run the suite.
+
+    Args:
+        order: What to test.
+        say: Takes each line for people, at once.
+
+    Returns:
+        WORKS when every feature that was tried works or is unsupported, FAILS when one does
+        not, NOT_TRIED when nothing could be tried. With `order.trouble`, NOT_TRIED becomes
+        the status that `ci.jobs.trouble` gives it.
+    """
+    try:
+        return _run(order, say)
+    except HypervouchError as error:
+        say(f"not tried: {error.message}")
+        if error.hint:
+            say(f"  fix: {error.hint}")
+        return trouble.tell(order.trouble, error) if order.trouble else NOT_TRIED
+
+
+def _run(order: Order, say: Callable[[str], None]) -> int:
+    if order.report is not None and order.grade is Grade.NONE and not _is_dummy(order):
+        raise ConfigError(
+            "a report has to say how real the hypervisor is",
+            hint="give --grade bare, or nested where it runs inside a virtual machine",
+        )
+    record = Record(say, lambda: datetime.now(UTC))
+    with ExitStack() as keeping:
+        work = order.work or Path(keeping.enter_context(tempfile.TemporaryDirectory(prefix="hv-")))
+        work.mkdir(parents=True, exist_ok=True)
+        access = Access(
+            work=work,
+            grade=order.grade,
+            key_file=order.key_file,
+            known_hosts=order.known_hosts,
+            timeout_s=order.timeout_s,
+        )
+        first = connect(order.hypervisor, access)
+        keeping.callback(first.close)
+        second = apart = None
+        if order.second:
+            second = connect(order.second, access)
+            keeping.callback(second.close)
+            apart = connect(order.second, replace(access, work=work / "apart"))
+            keeping.callback(apart.close)
+        bench = Bench(
+            patient(first),
+            patient(second) if second else None,
+            patient(apart) if apart else None,
+            work=work,
+            boot_s=order.timeout_s,
+            progress=say,
+        )
+        known = {name: text for name, text in bench.system.versions.items() if name != "cpu-flags"}
+        versions = ", ".join(f"{name} {text}" for name, text in known.items())
+        say(f"{bench.system.title}, evidence {bench.system.grade.value}: {versions}")
+        plugin = ComputePlugin(bench, record, order.features)
+        status = _tests(order, plugin)
+        say("")
+        say(record.table())
+        if order.report is not None:
+            evidence = record.evidence(bench.system)
+            report.write(order.report, name=f"compute on {order.hypervisor}", evidence=evidence)
+    if plugin.trouble.error is not None:
+        raise plugin.trouble.error
+    if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or not record.tried():
+        raise HarnessBroken(
+            f"no test showed anything (pytest ended with status {int(status)})",
+            hint="see what was not tried and why; --features may name nothing that can be tried",
+        )
+    return FAILS if record.failed() else WORKS
+
+
+def _tests(order: Order, plugin: ComputePlugin) -> int:
+    """Pytest with our tests, our plugin and nothing of the user's."""
+    arguments = [
+        *("-c", str(TESTS / "pytest.ini"), f"--rootdir={TESTS}", str(TESTS)),
+        *("-p", "no:cacheprovider", "--import-mode=importlib", "--strict-markers", "--tb=short"),
+        *("--capture=no", "--no-header", "-qq"),
+    ]
+    if order.junit is not None:
+        arguments.append(f"--junitxml={order.junit.absolute()}")
+    with _alone():
+        return int(pytest.main(arguments, plugins=[plugin]))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """An environment without what the user tells his own pytest."""
+    before = dict(os.environ)
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
+    os.environ[_NO_PLUGINS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _is_dummy(order: Order) -> bool:
+    return order.hypervisor.startswith("dummy:")

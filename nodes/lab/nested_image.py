@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image of the nested nodes in the cache: found, or built once under a lock, without root.
+
+As the disposable nodes' image: a folder named by its recipe's fingerprint, made beside its place
+and renamed into it when complete.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci import proc
+from ci.errors import ConfigError
+from nodes.images import initramfs, tree
+from nodes.images.build import Progress, default_cache, locked, require_tools
+from nodes.images.packages import Package, PackageSource
+from nodes.lab import rootfs
+from nodes.lab.recipe import DISK_SIZE, NestedRecipe, standard
+
+_NOTED_PACKAGES = {
+    "openssh-server": "openssh",
+    "qemu-system-x86": "qemu",
+    "xen-utils-common": "xen",
+    "libvirt-daemon": "libvirt",
+    "lxc": "lxc",
+}
+_SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NestedImage:
+    """A built image; its files are never changed.
+
+    Attributes:
+        folder: Where it lies.
+        fingerprint: Its recipe's fingerprint.
+        facts: kernel, xen, libvirt, qemu, lxc and openssh, each a version, and image.
+    """
+
+    folder: Path
+    fingerprint: str
+    facts: dict[str, str]
+
+    @property
+    def kernel(self) -> Path:
+        """The Linux kernel, also of dom0."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def xen(self) -> Path:
+        """The Xen hypervisor, unpacked: QEMU's multiboot wants the bare ELF file."""
+        return self.folder / "xen"
+
+    @property
+    def initrd(self) -> Path:
+        """The first stage."""
+        return self.folder / "initrd"
+
+    @property
+    def disk(self) -> Path:
+        """The root file system as qcow2; nodes put an overlay on it."""
+        return self.folder / "disk.qcow2"
+
+
+def find(cache: Path | None = None, recipe: NestedRecipe | None = None) -> NestedImage | None:
+    """The image, if it was built."""
+    recipe = recipe or standard()
+    folder = (cache or default_cache()) / "images" / recipe.fingerprint
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except FileNotFoundError:
+        return None
+    return NestedImage(folder=folder, fingerprint=folder.name, facts=manifest["facts"])
+
+
+def image(
+    cache: Path | None = None,
+    *,
+    recipe: NestedRecipe | None = None,
+    progress: Progress | None = None,
+) -> NestedImage:
+    """Find the image or build it; any number of callers and processes may ask at once.
+
+    Args:
+        cache: Cache folder; the user's own by default.
+        recipe: What it is made from; this version's by default.
+        progress: Told one short sentence before each stage of a build.
+
+    Raises:
+        ConfigError: A tool is missing, or packages cannot be fetched.
+    """
+    recipe = recipe or standard()
+    cache = cache or default_cache()
+    say = progress or (lambda _sentence: None)
+    if found := find(cache, recipe):
+        return found
+    require_tools()
+    images = cache / "images"
+    with locked(images / ".nested.lock", lambda: say("waiting for another builder")):
+        if found := find(cache, recipe):
+            return found
+        for leftover in images.glob(".nesting-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=".nesting-", dir=images))
+        try:
+            _build(work, cache / "packages", recipe, say)
+            work.rename(images / recipe.fingerprint)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    made = find(cache, recipe)
+    if made is None:
+        raise ConfigError("the image of the nested nodes vanished", hint="build it again")
+    return made
+
+
+def _build(work: Path, store: Path, recipe: NestedRecipe, say: Progress) -> None:
+    say("fetching about 180 MB of Debian packages")
+    with locked(store / ".lock"):
+        packages = PackageSource(store).fetch(recipe.packages)
+    say(f"unpacking {len(packages)} packages")
+    root = work / "root"
+    rootfs.unpack(packages, root, recipe.dropped)
+    kernel = tree.kernel(root)
+    shutil.copyfile(kernel, work / "vmlinuz")
+    (work / "xen").write_bytes(gzip.decompress(_hypervisor(root).read_bytes()))
+    say("packing the first stage and adding our programs")
+    modules = initramfs.load_order(recipe.modules, lambda name: tree.kernel_module(root, name))
+    busybox = (root / "usr/bin/busybox").read_bytes()
+    stage = initramfs.first_stage(recipe.guest_files["stage1"], busybox, modules)
+    (work / "initrd").write_bytes(stage)
+    facts = _facts(recipe, kernel, packages)
+    rootfs.finish(root, recipe, facts)
+    say("writing the disk image")
+    _write_disk(root, work)
+    shutil.rmtree(root)
+    manifest = {"facts": facts, "packages": [path.name for path in packages]}
+    (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _hypervisor(root: Path) -> Path:
+    found = [path for path in sorted((root / "boot").glob("xen-*.gz")) if not path.is_symlink()]
+    if len(found) != 1:
+        raise ConfigError(
+            f"the packages hold {len(found)} Xen hypervisors, one was expected",
+            hint="empty the package folder of the cache and build again",
+        )
+    return found[0]
+
+
+def _facts(recipe: NestedRecipe, kernel: Path, packages: tuple[Path, ...]) -> dict[str, str]:
+    facts = {"image": recipe.fingerprint, "kernel": kernel.name.removeprefix("vmlinuz-")}
+    for path in packages:
+        package = Package(file_name=path.name, size_bytes=0)
+        if package.name in _NOTED_PACKAGES:
+            facts[_NOTED_PACKAGES[package.name]] = package.version
+    return facts
+
+
+def _write_disk(root: Path, work: Path) -> None:
+    """Write the tree to an ext4 file system inside a qcow2 file."""
+    raw = work / "disk.raw"
+    path = {"PATH": os.environ.get("PATH", os.defpath) + _SBIN}
+    options = ["-O", "^has_journal,^metadata_csum", "-E", "lazy_itable_init=1,root_owner=0:0"]
+    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", *options, "-d", str(root)]
+    proc.run([*make, str(raw), DISK_SIZE], timeout_s=600, env=path)
+    convert = ["qemu-img", "convert", "-O", "qcow2", str(raw), str(work / "disk.qcow2")]
+    proc.run(convert, timeout_s=600)
+    raw.unlink()

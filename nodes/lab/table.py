@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of the lab by name: built, brought up, looked at and taken down, each repeatable.
+
+Everything of a node is in a folder of its own, so that any process finds it again. Going down
+ends only what coming up started.
+"""
+
+import json
+import os
+import shutil
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ci import proc
+from ci.errors import ConfigError
+from ci.model.result import Grade
+from nodes.images import build as images
+from nodes.images.build import Progress
+from nodes.images.tiny import tiny
+from nodes.lab import engines, libvirt_host, nested_image
+from nodes.lab.libvirt_host import LibvirtHost
+from nodes.lab.nested import HOST, NestedNode
+from nodes.lab.personas import PERSONAS
+
+STOP_S = 60.0
+_UML = {"linux.uml": "user-mode-linux", "uml_mconsole": "uml-utilities"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How a node that is up is reached.
+
+    Attributes:
+        urls: Of its hypervisors, best first; none of a node that has no hypervisor.
+        grade: How real they are.
+        port: Loopback port of its SSH server; 0 where it is this machine.
+        key_file: Private key for it.
+        known_hosts: File with its pinned host key.
+        facts: Versions, and how it was started.
+    """
+
+    urls: tuple[str, ...]
+    grade: Grade
+    port: int = 0
+    key_file: Path | None = None
+    known_hosts: Path | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class LabNode(ABC):
+    """A node of the lab.
+
+    Attributes:
+        name: As the command line has it.
+        title: What it is, for people.
+    """
+
+    def __init__(self, name: str, title: str) -> None:
+        self.name = name
+        self.title = title
+
+    @abstractmethod
+    def lacks(self) -> tuple[str, ...]:
+        """Debian packages that it needs and this machine has not."""
+
+    def build(self, say: Progress) -> None:
+        """Make whatever can be made before it is up; `say` is told each stage."""
+        tiny(progress=say)
+
+    @abstractmethod
+    def up(self, folder: Path, say: Progress) -> None:
+        """Bring it up; one that is up is left as it is."""
+
+    @abstractmethod
+    def down(self, folder: Path) -> None:
+        """Take it down."""
+
+    @abstractmethod
+    def reach(self, folder: Path) -> Reach | None:
+        """How it is reached; None when it is not up."""
+
+
+class LibvirtNode(LabNode):
+    """A private libvirt host on this machine, for one of its drivers."""
+
+    def __init__(self, name: str, title: str, *, driver: str, query: str = "") -> None:
+        super().__init__(name, title)
+        self._driver = driver
+        self._query = query
+
+    def lacks(self) -> tuple[str, ...]:
+        """The packages of libvirt."""
+        return libvirt_host.missing_tools()
+
+    def up(self, folder: Path, say: Progress) -> None:
+        """Start its daemons."""
+        say("starting libvirtd; the first time on a machine takes a minute")
+        self._host(folder).start()
+
+    def down(self, folder: Path) -> None:
+        """End its guests and its daemons."""
+        self._host(folder).stop()
+
+    def reach(self, folder: Path) -> Reach | None:
+        """By its socket."""
+        host = self._host(folder)
+        if not host.is_running():
+            return None
+        return Reach(urls=(host.uri(self._driver) + self._query,), grade=Grade.BARE)
+
+    def _host(self, folder: Path) -> LibvirtHost:
+        return LibvirtHost(folder, f"hv-{self.name}")
+
+
+class EngineNode(LabNode):
+    """A container engine with namespaces of its own."""
+
+    def lacks(self) -> tuple[str, ...]:
+        """The engine's packages."""
+        return engines.missing(self.name)
+
+    def up(self, folder: Path, say: Progress) -> None:
+        """Start its daemon."""
+        if self.reach(folder):
+            return
+        say("starting its daemon")
+        daemon = engines.launch(self.name, folder)
+        note = {"pid": daemon.pid, "born": proc.start_tick(daemon.pid)}
+        (folder / "daemon.json").write_text(json.dumps(note))
+        # It is not ours to wait for: it outlives this process.
+        daemon.returncode = 0
+
+    def down(self, folder: Path) -> None:
+        """End its daemon, which ends its containers."""
+        pid, born = self._daemon(folder)
+        if not proc.is_running(pid, born):
+            return
+        proc.kill_group(pid, signal.SIGTERM)
+        for _ in proc.wait_until(time.monotonic() + STOP_S, every_s=0.1):
+            if not proc.is_running(pid, born):
+                return
+        proc.kill_group(pid)
+
+    def reach(self, folder: Path) -> Reach | None:
+        """By its socket."""
+        if not proc.is_running(*self._daemon(folder)):
+            return None
+        return Reach(urls=(f"{self.name}://{folder / 'sock'}",), grade=Grade.BARE)
+
+    def _daemon(self, folder: Path) -> tuple[int, str]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads((folder / "daemon.json").read_text())
+            return int(note["pid"]), str(note["born"])
+        return 0, "none"
+
+
+class UmlNode(LabNode):
+    """User Mode Linux: guests are processes, so there is nothing to be brought up."""
+
+    def lacks(self) -> tuple[str, ...]:
+        """Its kernel and its console program."""
+        return tuple(package for name, package in _UML.items() if shutil.which(name) is None)
+
+    def up(self, folder: Path, say: Progress) -> None:
+        """Note that it is wanted."""
+        del say
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "up").touch()
+
+    def down(self, folder: Path) -> None:
+        """Note that it is not."""
+        (folder / "up").unlink(missing_ok=True)
+
+    def reach(self, folder: Path) -> Reach | None:
+        """On this machine."""
+        up = (folder / "up").exists() and not self.lacks()
+        return Reach(urls=("uml:///",), grade=Grade.BARE) if up else None
+
+
+class Nested(LabNode):
+    """A hypervisor inside a QEMU guest."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, PERSONAS[name].title)
+
+    def lacks(self) -> tuple[str, ...]:
+        """What an image and its node need."""
+        return images.missing_tools()
+
+    def build(self, say: Progress) -> None:
+        """The image of all nested nodes, and the guest they boot."""
+        nested_image.image(progress=say)
+        super().build(say)
+
+    def up(self, folder: Path, say: Progress) -> None:
+        """Restore or boot it."""
+        NestedNode(folder, PERSONAS[self.name], progress=say).start()
+
+    def down(self, folder: Path) -> None:
+        """End its QEMU and remove its disk."""
+        NestedNode(folder, PERSONAS[self.name]).stop()
+
+    def reach(self, folder: Path) -> Reach | None:
+        """By SSH on loopback."""
+        node = NestedNode(folder, PERSONAS[self.name])
+        if not node.is_running():
+            return None
+        end = node.endpoint()
+        return Reach(
+            urls=PERSONAS[self.name].hypervisors(HOST, end.port),
+            grade=end.grade,
+            port=end.port,
+            key_file=end.key_file,
+            known_hosts=end.known_hosts,
+            facts=end.facts,
+        )
+
+
+LAB: dict[str, LabNode] = {
+    node.name: node
+    for node in (
+        LibvirtNode(
+            "libvirt", "libvirt with QEMU, emulated (TCG)", driver="qemu", query="&type=qemu"
+        ),
+        LibvirtNode("lxc", "libvirt with LXC", driver="lxc"),
+        UmlNode("uml", "User Mode Linux"),
+        EngineNode("docker", "Docker"),
+        EngineNode("podman", "Podman with runc"),
+        Nested("xen"),
+        Nested("kvm"),
+        Nested("plain"),
+    )
+}
+
+
+def default_state() -> Path:
+    """The lab's state folder of this user, by the XDG rules."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    home = Path(base) if base.startswith("/") else Path.home() / ".local/state"
+    return home / "hypervouch/lab"
+
+
+def chosen(names: Iterable[str]) -> tuple[LabNode, ...]:
+    """Nodes by name, each once; all where no name is given.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    wanted = tuple(dict.fromkeys(names)) or tuple(LAB)
+    for name in wanted:
+        if name not in LAB:
+            raise ConfigError(f"there is no lab node {name}", hint=f"use {', '.join(LAB)}")
+    return tuple(LAB[name] for name in wanted)
+
+
+def require(nodes: Iterable[LabNode]) -> None:
+    """See that everything is installed, before anything is started.
+
+    Raises:
+        ConfigError: Something is missing; the hint is the command that installs it.
+    """
+    lacks = sorted({package for node in nodes for package in node.lacks()})
+    if lacks:
+        raise ConfigError(
+            f"the lab needs packages that are not installed: {', '.join(lacks)}",
+            hint=f"apt-get install --no-install-recommends {' '.join(lacks)}",
+        )
