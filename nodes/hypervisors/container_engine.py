@@ -46,7 +46,6 @@ class Engine:
         self.key = key
         self.path = path
         self.docker = plugins.need("docker", extra="container", what=f"hypervisor {key}")
-        _knock(path, key)
         with self.faults(f"{key} on {path}"):
             told = self._told(access)
             spoken = (told["ApiVersion"], self.docker.constants.DEFAULT_DOCKER_API_VERSION)
@@ -81,6 +80,8 @@ class Engine:
             what: Whom the call is about, for the message.
             repeatable: Whether an order that was carried out already is none.
         """
+        # First, for the library leaves a socket open that nobody answers.
+        _knock(self.path, self.key)
         errors = self.docker.errors
         try:
             yield

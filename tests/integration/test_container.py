@@ -4,12 +4,14 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ci import proc
 from ci.errors import NodeUnavailable
 from ci.model.feature import Feature
 from ci.model.result import Grade
@@ -161,6 +163,8 @@ class TestEngines:
             ):
                 made.launch(GuestSpec(name=NAME, image=image))
                 os.kill(peer(home / "sock"), signal.SIGKILL)
+                deadline = time.monotonic() + BOOT_S
+                assert any(not peer(home / "sock") for _ in proc.wait_until(deadline))
                 for call in (lambda: made.info(NAME), made.inventory):
                     with pytest.raises(NodeUnavailable):
                         call()

@@ -94,7 +94,10 @@ def home_of(kind: str) -> Iterator[Path]:
     try:
         yield home
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        ends = time.monotonic() + STOP_S
+        while home.exists() and time.monotonic() < ends:  # what was killed may still be ending
+            shutil.rmtree(home, ignore_errors=True)
+            time.sleep(0.05)
 
 
 @contextmanager
@@ -103,6 +106,8 @@ def started(kind: str, home: Path) -> Iterator[Path]:
     words = " ".join(command(kind, home))
     argv = ["unshare", "--net", "--mount", "--propagation", "private"]
     argv += ["sh", "-c", f"ip link set lo up; exec {words}"]
+    for stale in ("pid", "exec/containerd/containerd.pid", "exec/containerd/containerd.sock"):
+        (home / stale).unlink(missing_ok=True)  # else dockerd waits 15 s for a dead containerd
     for last in (False, False, True):  # dockerd gives containerd 15 s, on any machine
         with (home / "log").open("wb") as log:
             daemon = subprocess.Popen(

@@ -36,13 +36,14 @@ def running() -> Iterator[DockerHost]:
     Raises:
         DockerMissing: It is not installed, or does not start here.
     """
-    for program in ("dockerd", "containerd", "runc", "unshare"):
+    for program in ("dockerd", "containerd", "runc", "unshare", "setpriv"):
         if shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is None:
             raise DockerMissing(f"{program} is not installed: apt-get install docker.io")
     if os.geteuid() != 0:
         raise DockerMissing("it needs root")
     home = Path(tempfile.mkdtemp(prefix="hv-docker-"))
-    argv = ["unshare", "--mount", "--propagation", "private", "dockerd"]
+    argv = ["setpriv", "--pdeathsig", "TERM"]  # a test session that is killed takes it along
+    argv += ["unshare", "--mount", "--propagation", "private", "dockerd"]
     argv += ["--data-root", str(home / "data"), "--exec-root", str(home / "exec")]
     argv += ["--pidfile", str(home / "pid"), "--host", f"unix://{home / 'sock'}"]
     argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"]

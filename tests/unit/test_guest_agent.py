@@ -140,7 +140,7 @@ class TestAsking:
     def test_a_panic_is_nobodys_answer(self) -> None:
         console = Script(b"[ 3.1] Kernel panic - not syncing: sysrq triggered crash\r\n")
         agent = GuestAgent(console, "hv-1", now=console.now, sleep=console.sleep)
-        with pytest.raises(NodeFault, match="hv-1 panicked.*sysrq triggered crash"):
+        with pytest.raises(NodeFault, match=r"hv-1 panicked.*sysrq triggered crash"):
             agent.ask("ping", 5)
         console.echo = True  # it has booted anew
         assert agent.ask("ping", 5)
