@@ -60,6 +60,8 @@ def probe_domain(name: str, disk: str, log: str) -> str:
                 element("type", content="hvm", arch="x86_64", machine="pc"),
                 element("boot", dev="hd"),
             ),
+            # As real guests have it: a half of KVM may run this sector and no kernel.
+            element("cpu", mode="host-passthrough"),
             element(
                 "devices",
                 element(

@@ -153,6 +153,8 @@ class TestEngines:
         with pytest.raises(CallerFault, match="is not podman"):
             connect(f"podman://{docker_socket}", access(tmp_path))
 
+    # The docker library forgets a socket that was refused; when it is collected is chance.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_an_engine_that_dies_and_comes_back(self, tmp_path: Path, image: GuestImage) -> None:
         """Its containers are found again by the one that comes after it."""
         with containers.home_of("docker") as home:

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def libvirt() -> Iterator[LibvirtHost]:
     """A libvirt host with the drivers qemu and lxc."""
-    yield from _running("node-a")
+    with running_host("node-a") as host:
+        yield host
 
 
 @pytest.fixture(scope="session")
 def libvirt_pair(libvirt: LibvirtHost) -> Iterator[tuple[LibvirtHost, LibvirtHost]]:
     """Two hosts that guests can migrate between."""
-    for other in _running("node-b"):
+    with running_host("node-b") as other:
         yield libvirt, other
 
 
-def _running(name: str) -> Iterator[LibvirtHost]:
+@contextmanager
+def running_host(name: str) -> Iterator[LibvirtHost]:
+    """A host of one's own, for what must not meet other tests' guests or their cleaning."""
     missing = missing_tools()
     require("libvirt", present=not missing, why=f"apt-get install {' '.join(missing)}")
     found = importlib.util.find_spec("libvirt") is not None

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from nodes.images.build import missing_tools
-from nodes.lab.libvirt_host import LibvirtHost
-from tests.kit import docker_host, libvirt_domains, openstack_stand_in, sshd
+from tests.kit import docker_host, libvirt_domains, libvirt_hosts, openstack_stand_in, sshd
 from tests.kit.require import require
 
 DOMAINS = ("hv-lab-a", "hv-lab-b")
@@ -27,16 +26,17 @@ def require_qemu() -> None:
 
 
 @pytest.fixture(scope="session")
-def lab_domains(libvirt: LibvirtHost) -> Iterator[dict[str, Any]]:
+def lab_domains() -> Iterator[dict[str, Any]]:
     """Two domains of a real libvirt host, with a RAM snapshot each."""
     require_qemu()
     folder = Path(tempfile.mkdtemp(prefix="hv-domains-"))
-    domains = libvirt_domains.define(libvirt.uri("qemu"), folder, DOMAINS)
-    try:
-        yield domains.options
-    finally:
-        libvirt_domains.remove(domains)
-        shutil.rmtree(folder, ignore_errors=True)
+    with libvirt_hosts.running_host("node-c") as host:
+        domains = libvirt_domains.define(host.uri("qemu"), folder, DOMAINS)
+        try:
+            yield domains.options
+        finally:
+            libvirt_domains.remove(domains)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
