@@ -4,6 +4,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -132,17 +133,7 @@ def take(
         )
         .order_by(table.c.leased_at.nulls_first(), table.c.name)
     ).all()
-    nodes = {
-        row.name: Node(
-            name=row.name,
-            label=row.label,
-            tags=frozenset(row.tags),
-            worker=row.worker,
-            free=row.holder is None or row.expires_at <= asker.now,
-        )
-        for row in rows
-        if row.name not in closed
-    }
+    nodes = {row.name: _node(row, asker) for row in rows if row.name not in closed}
     demands = needs.demands(asker.worker)
     first = [row for row in rows if like and row.label == needs.label]
     unlike = {row.name for row in first if row.facts.get(LIKENESS, like) != like}
@@ -154,6 +145,16 @@ def take(
         return ()
     tokens = {row.name: row.token for row in rows}
     return tuple(_lease(tx, name, tokens[name] + 1, asker) for name in seating.of(demands))
+
+
+def _node(row: sa.Row[Any], asker: Asker) -> Node:
+    return Node(
+        name=row.name,
+        label=row.label,
+        tags=frozenset(row.tags),
+        worker=row.worker,
+        free=row.holder is None or row.expires_at <= asker.now,
+    )
 
 
 def take_one(tx: sa.Connection, name: str, asker: Asker) -> Lease | None:
