@@ -48,6 +48,10 @@ class Access:
         grade: How real the hypervisor is.
         key_file: Private key, where the URL leads over SSH.
         known_hosts: File with the pinned host key; unknown keys are refused.
+        password: Of the URL's user, where the hypervisor has an API of its own.
+        ca_file: Certificates that sign the API's own; without one, this machine's.
+        certificate: SHA-256 of the API's certificate in hexadecimal, which pins it: no other is
+            taken, and nobody has to have signed it.
         timeout_s: Seconds that one call may take to show its effect.
     """
 
@@ -55,6 +59,9 @@ class Access:
     grade: Grade = Grade.NONE
     key_file: Path | None = None
     known_hosts: Path | None = None
+    password: str = field(default="", repr=False)
+    ca_file: Path | None = None
+    certificate: str = ""
     timeout_s: float = 120.0
 
 
@@ -237,6 +244,7 @@ class Hypervisor(ABC):
     """
 
     missing: ClassVar[Mapping[Feature, str]] = {}
+    migrates_within: ClassVar[bool] = False
 
     def cannot(self, feature: Feature) -> NoReturn:
         """Say that a feature is not to be had here.

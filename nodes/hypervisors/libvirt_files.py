@@ -9,7 +9,7 @@ import gzip
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 
 from ci import proc
@@ -43,9 +43,19 @@ def image_format(path: Path) -> str:
     return str(told["format"])
 
 
+def as_qcow2(image: GuestImage) -> AbstractContextManager[Path]:
+    """An image's disk in qcow2, see `converted`."""
+    return converted(image, DiskFormat.QCOW2)
+
+
+def as_raw(image: GuestImage) -> AbstractContextManager[Path]:
+    """An image's disk byte by byte, see `converted`."""
+    return converted(image, DiskFormat.RAW)
+
+
 @contextmanager
-def as_qcow2(image: GuestImage) -> Iterator[Path]:
-    """An image's disk in qcow2; a converted one lives as long as the block.
+def converted(image: GuestImage, wanted: DiskFormat) -> Iterator[Path]:
+    """An image's disk in a format; a converted one lives as long as the block.
 
     Raises:
         CallerFault: There is no disk, or it has another format than the image says.
@@ -60,16 +70,16 @@ def as_qcow2(image: GuestImage) -> Iterator[Path]:
             f"the disk image {disk.name} is {found}, the image says {image.disk_format}",
             hint="set the format that it has",
         )
-    if image.disk_format is DiskFormat.QCOW2:
+    if image.disk_format is wanted:
         yield disk
         return
     with tempfile.TemporaryDirectory(prefix="hv-image-") as folder:
-        made = Path(folder) / "disk.qcow2"
-        form = ["-f", found, "-O", "qcow2"]
+        made = Path(folder) / f"disk.{wanted}"
+        form = ["-f", found, "-O", wanted.value]
         try:
             proc.run(["qemu-img", "convert", *form, str(disk), str(made)], timeout_s=CONVERT_S)
         except proc.CommandFailed as error:
-            raise NodeFault(f"cannot convert {disk.name} to qcow2: {error}") from error
+            raise NodeFault(f"cannot convert {disk.name} to {wanted}: {error}") from error
         yield made
 
 

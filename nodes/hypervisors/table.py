@@ -22,6 +22,7 @@ BUILT_IN = {
     "uml": "nodes.hypervisors.uml:connect",
     "docker": "nodes.hypervisors.container:connect",
     "podman": "nodes.hypervisors.container:connect",
+    "vcenter": "nodes.hypervisors.vcenter:connect",
 }
 
 

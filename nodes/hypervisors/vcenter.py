@@ -1,0 +1,551 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vCenter by its SOAP API: `vcenter://user@host/DATACENTER/CLUSTER?datastore=...&network=...`.
+
+One cluster is one hypervisor, as Nova has it: its hosts share their datastores, and vCenter
+places guests on them. A guest's disks and config drive lie in `[datastore] hypervouch/NAME`; the
+machine itself is marked in its extraConfig. `cleanup` removes only what has that mark and our
+prefix. Guests boot disks: images that are a kernel and an initial RAM disk are refused.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from pyVmomi import vim
+
+from ci.model.evidence import System
+from ci.model.feature import Feature
+from nodes.hypervisors import libvirt_files as files
+from nodes.hypervisors import vcenter_devices as devices
+from nodes.hypervisors import vcenter_place
+from nodes.hypervisors.base import (
+    PREFIX,
+    Access,
+    Console,
+    DiskFormat,
+    GuestImage,
+    GuestInfo,
+    GuestSpec,
+    GuestState,
+    HostStatus,
+    Hypervisor,
+    Inventory,
+    Nic,
+    Volume,
+)
+from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.local import check_name, check_properties
+from nodes.hypervisors.tcp_console import TcpConsole
+from nodes.hypervisors.vcenter_link import VcenterLink, address
+from nodes.hypervisors.vcenter_missing import MISSING
+from nodes.hypervisors.vcenter_store import HOME, VOLUMES, Datastore
+
+MARK = "hypervouch.owner"
+_RESCUED = "hypervouch.rescued"
+_TYPES, _MODES = frozenset({"vmware"}), frozenset({"hvm"})
+_STATES = {
+    "poweredOn": GuestState.RUNNING,
+    "poweredOff": GuestState.SHUTOFF,
+    "suspended": GuestState.SUSPENDED,
+}
+_LINE_PORTS = (20000, 60000)
+
+
+def connect(url: str, access: Access) -> "VcenterHypervisor":
+    """Connect to a cluster.
+
+    Raises:
+        CallerFault: The URL is wrong, names what is not there, or there is no password.
+        TransientFault: It does not answer.
+        NodeFault: It refuses us, or showed another certificate.
+    """
+    link = VcenterLink(address(url), access)
+    try:
+        return VcenterHypervisor(link, access)
+    except BaseException:
+        link.close()
+        raise
+
+
+class VcenterHypervisor(Hypervisor):
+    """One cluster; see `nodes.hypervisors.base` for the contract."""
+
+    missing: ClassVar[Mapping[Feature, str]] = MISSING
+    migrates_within: ClassVar[bool] = True
+
+    def __init__(self, link: VcenterLink, access: Access) -> None:
+        """Find the place.
+
+        Raises:
+            CallerFault: It is not there.
+        """
+        self._link = link
+        self._access = access
+        self._place = vcenter_place.find(link)
+        self._store = Datastore(link, self._place)
+
+    # Host --------------------------------------------------------------------------------
+
+    def system(self) -> System:
+        """Nova's column of VMware, with the versions that vCenter gives."""
+        about = self._link.content.about
+        versions = {"vcenter": about.version, "build": about.build, "api": about.apiVersion}
+        return System(
+            key="vmware",
+            title="VMware vCenter",
+            grade=self._access.grade,
+            versions={name: str(told) for name, told in versions.items()},
+        )
+
+    def status(self) -> HostStatus:
+        """The cluster's sums; the uptime is that of the host that booted first."""
+        told = self._link.props(self._place.cluster, "summary")["summary"]
+        booted, models = [], set()
+        paths = ("runtime.bootTime", "summary.hardware.cpuModel")
+        for _, host in self._link.all(vim.HostSystem, self._place.cluster, *paths):
+            booted.append(host.get("runtime.bootTime"))
+            models.add(str(host.get("summary.hardware.cpuModel", "")).lower())
+        since = min((when for when in booted if when is not None), default=datetime.now(UTC))
+        return HostStatus(
+            hostname=f"{self._place.cluster_name} on {self._link.where.host}",
+            address=self._link.where.host,
+            uptime_s=max((datetime.now(UTC) - since).total_seconds(), 0.0),
+            memory_mib=int(told.totalMemory) >> 20,
+            cpus=int(told.numCpuThreads),
+            cpu_traits=tuple(sorted(models - {""})),
+        )
+
+    def inventory(self) -> Inventory:
+        """The cluster's machines with their snapshots, our volumes, networks."""
+        guests, snapshots = {}, set()
+        paths = ("name", "runtime.powerState", "snapshot")
+        for _, told in self._link.all(vim.VirtualMachine, self._place.cluster, *paths):
+            name = str(told.get("name", ""))
+            guests[name] = _STATES.get(told.get("runtime.powerState", ""), GuestState.CRASHED)
+            tree = told["snapshot"].rootSnapshotList if told.get("snapshot") else ()
+            snapshots |= {f"{name}/{one.name}" for one in _flat(tree)}
+        networks = self._link.props(self._place.cluster, "network").get("network", ())
+        names = {str(self._link.props(one, "name").get("name", "")) for one in networks}
+        return Inventory(
+            guests=guests,
+            volumes=frozenset(self._store.volume_names()),
+            networks=frozenset(names),
+            snapshots=frozenset(snapshots),
+        )
+
+    def cleanup(self) -> tuple[str, ...]:
+        """Remove guests that carry our mark and our prefix, and our volumes."""
+        paths = ("name", "config.extraConfig")
+        found = self._link.all(vim.VirtualMachine, self._place.cluster, *paths)
+        guests = sorted(str(told.get("name", "")) for _, told in found if _is_ours(told))
+        for name in guests:
+            self.delete(name)
+        volumes = sorted(name for name in self._store.volume_names() if name.startswith(PREFIX))
+        for name in volumes:
+            self._store.delete_disk(self._store.volume_path(name))
+        return (*guests, *volumes)
+
+    def close(self) -> None:
+        """Log out."""
+        self._link.close()
+
+    # Guests ------------------------------------------------------------------------------
+
+    def launch(self, spec: GuestSpec) -> None:
+        """Write a guest's disk, make its machine and start it."""
+        self._check(spec)
+        if self._find(spec.name) is not None:
+            raise CallerFault(f"there is a guest {spec.name} already")
+        try:
+            self._make(spec)
+            self.start(spec.name)
+        except BaseException:
+            # The first error is the one to be told.
+            with suppress(CallerFault, NodeFault, TransientFault):
+                self.delete(spec.name)
+            raise
+
+    def _check(self, spec: GuestSpec) -> None:
+        check_name(spec.name)
+        check_properties(spec.image, _TYPES, _MODES)
+        if spec.image.disk is None:
+            raise CallerFault(
+                "vCenter boots disks, and the image has none",
+                hint="name a bootable one",
+            )
+        for wanted, feature in (
+            (spec.files, Feature.GUEST_SETUP_INJECT_FILE),
+            (spec.tpm, Feature.BOOT_EMULATED_TPM),
+            (spec.memory_file, Feature.FILE_BACKED_MEMORY),
+        ):
+            if wanted:
+                self.cannot(feature)
+        if spec.graphics:
+            self.cannot(Feature(f"console.{spec.graphics}"))
+
+    def _make(self, spec: GuestSpec) -> None:
+        folder = f"{HOME}/{spec.name}"
+        self._store.mkdir(folder)
+        root = self._store.write_image(spec.image, f"{folder}/root.vmdk")
+        changes = [*devices.controllers(), devices.disk(root, 0)]
+        for at, nic in enumerate(spec.nics):
+            key = -400 - at
+            changes.append(devices.card(nic, self._place.network, self._place.network_name, key))
+        if spec.config_drive is not None:
+            self._store.put(f"{folder}/config.iso", files.config_drive(spec.config_drive))
+            changes.append(devices.config_drive(self._store.path(f"{folder}/config.iso")))
+        changes += [
+            devices.line(self._free_port()),
+            devices.log(self._store.path(f"{folder}/console.log")),
+        ]
+        config = vim.vm.ConfigSpec(
+            name=spec.name,
+            memoryMB=spec.memory_mib,
+            numCPUs=spec.cpus,
+            guestId="otherLinux64Guest",
+            firmware="efi" if spec.firmware == "uefi" else "bios",
+            files=vim.vm.FileInfo(vmPathName=f"[{self._place.datastore_name}]"),
+            extraConfig=[vim.option.OptionValue(key=MARK, value="hypervouch")],
+            deviceChange=changes,
+        )
+        place = self._place
+        self._link.run(
+            f"make {spec.name}",
+            lambda: place.folder.CreateVM_Task(config, place.pool),
+            Feature.LAUNCH,
+        )
+
+    def info(self, name: str) -> GuestInfo:
+        """What vCenter says."""
+        guest = self._guest(name)
+        paths = ("runtime.powerState", "config.hardware.memoryMB", "config.hardware.numCPU")
+        told = self._link.props(guest, *paths)
+        return GuestInfo(
+            state=_STATES.get(told.get(paths[0], ""), GuestState.CRASHED),
+            memory_mib=int(told.get(paths[1], 0)),
+            cpus=int(told.get(paths[2], 0)),
+        )
+
+    def power_off(self, name: str) -> None:
+        """Off; a suspended guest's memory is thrown away."""
+        guest = self._guest(name)
+        if self._state(guest) is not GuestState.SHUTOFF:
+            self._run(f"power off {name}", guest.PowerOffVM_Task, Feature.TERMINATE)
+
+    def delete(self, name: str) -> None:
+        """Destroy the machine and its folder; volumes are detached before, and stay."""
+        check_name(name)
+        guest = self._find(name)
+        if guest is not None:
+            self.power_off(name)
+            self._keep_volumes(name, guest)
+            self._run(f"remove {name}", guest.Destroy_Task, Feature.TERMINATE)
+        self._store.remove(f"{HOME}/{name}")
+
+    def _keep_volumes(self, name: str, guest: Any) -> None:
+        """Destroying a machine deletes each disk that it has."""
+        prefix = self._store.path(f"{VOLUMES}/")
+        attached = devices.disks(self._devices(guest))
+        kept = [one for one in attached if one.backing.fileName.startswith(prefix)]
+        if kept:
+            self._reconfigure(name, [devices.remove(one) for one in kept], Feature.DETACH_VOLUME)
+
+    def console(self, name: str) -> Console:
+        """The first serial port, over TCP on the host that the guest is on now."""
+        guest = self._guest(name)
+        port = devices.line_port(self._devices(guest))
+        host = self._link.props(guest, "runtime.host").get("runtime.host")
+        if not port or host is None:
+            raise NodeFault(f"{name} has no serial port on the network", hint="was it changed?")
+        return TcpConsole(self._host_address(host), port, self._link.timeout_s)
+
+    def console_log(self, name: str, limit_bytes: int = 1 << 20) -> bytes:
+        """The end of what the second serial port wrote to its file."""
+        self._guest(name)
+        return self._store.read(f"{HOME}/{name}/console.log", last=limit_bytes)
+
+    def start(self, name: str) -> None:
+        """Power on."""
+        guest = self._guest(name)
+        if self._state(guest) is not GuestState.RUNNING:
+            self._run(f"start {name}", guest.PowerOnVM_Task, Feature.REBOOT)
+
+    def shutdown(self, name: str) -> None:
+        """Ask VMware Tools in the guest."""
+        guest = self._guest(name)
+        self._link.call(f"shut down {name}", guest.ShutdownGuest, Feature.TERMINATE)
+        self._until(guest, name, GuestState.SHUTOFF)
+
+    def reboot(self, name: str, *, hard: bool = False) -> None:
+        """Ask VMware Tools in the guest, or reset."""
+        guest = self._guest(name)
+        if hard:
+            self._run(f"reset {name}", guest.ResetVM_Task, Feature.REBOOT)
+        else:
+            self._link.call(f"reboot {name}", guest.RebootGuest, Feature.REBOOT)
+
+    def suspend(self, name: str) -> None:
+        """Memory goes to a file beside the disks."""
+        guest = self._guest(name)
+        self._run(f"suspend {name}", guest.SuspendVM_Task, Feature.SUSPEND)
+
+    def resume(self, name: str) -> None:
+        """Power on what is suspended."""
+        guest = self._guest(name)
+        self._run(f"resume {name}", guest.PowerOnVM_Task, Feature.RESUME)
+
+    def snapshot(self, name: str, tag: str) -> None:
+        """Disks only: the guest goes on."""
+        guest = self._guest(name)
+        self._run(
+            f"snapshot {name}",
+            lambda: guest.CreateSnapshot_Task(tag, "hypervouch", memory=False, quiesce=False),
+            Feature.SNAPSHOT,
+        )
+
+    def revert(self, name: str, tag: str) -> None:
+        """Go back and start."""
+        guest = self._guest(name)
+        tree = self._link.props(guest, "snapshot").get("snapshot")
+        found = [one for one in _flat(tree.rootSnapshotList if tree else ()) if one.name == tag]
+        if not found:
+            raise CallerFault(f"{name} has no snapshot {tag}")
+        self._run(f"revert {name}", found[0].snapshot.RevertToSnapshot_Task, Feature.SNAPSHOT)
+        self.start(name)
+
+    def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
+        """Off, changed, on."""
+        config = vim.vm.ConfigSpec(memoryMB=memory_mib, numCPUs=cpus)
+        with self._off(name) as guest:
+            self._run(f"resize {name}", lambda: guest.ReconfigVM_Task(config), Feature.RESIZE)
+
+    def rebuild(self, name: str, image: GuestImage) -> None:
+        """Another disk in the place of the old one."""
+        self._need_disk(image)
+        with self._off(name) as guest:
+            old = devices.root(self._devices(guest))
+            if old is None:
+                raise NodeFault(f"{name} has no disk", hint="delete it")
+            self._reconfigure(name, [devices.remove(old)], Feature.REBUILD)
+            self._store.delete_disk(old.backing.fileName)
+            root = self._store.write_image(image, f"{HOME}/{name}/root.vmdk")
+            self._reconfigure(name, [devices.disk(root, 0)], Feature.REBUILD)
+
+    def rescue(self, name: str, image: GuestImage) -> None:
+        """The rescue image's disk goes before the guest's own."""
+        self._need_disk(image)
+        with self._off(name) as guest:
+            if self._option(guest, _RESCUED):
+                raise CallerFault(f"{name} is rescued already")
+            own = devices.root(self._devices(guest))
+            if own is None:
+                raise NodeFault(f"{name} has no disk", hint="delete it")
+            made = self._store.write_image(image, f"{HOME}/{name}/rescue.vmdk")
+            self._reconfigure(name, [devices.remove(own)], Feature.RESCUE)
+            unit = devices.free_unit(self._devices(guest)) or 1
+            added = [devices.disk(made, 0), devices.disk(own.backing.fileName, unit)]
+            self._reconfigure(name, added, Feature.RESCUE, {_RESCUED: own.backing.fileName})
+
+    def unrescue(self, name: str) -> None:
+        """The guest's own disk alone again."""
+        with self._off(name) as guest:
+            path = self._option(guest, _RESCUED)
+            if not path:
+                raise CallerFault(f"{name} is not rescued")
+            found = devices.disks(self._devices(guest))
+            both = [one for one in found if one.unitNumber == 0 or one.backing.fileName == path]
+            self._reconfigure(name, [devices.remove(one) for one in both], Feature.RESCUE)
+            own = [devices.disk(path, 0)]
+            self._reconfigure(name, own, Feature.RESCUE, {_RESCUED: ""})
+            self._store.delete_disk(self._store.path(f"{HOME}/{name}/rescue.vmdk"))
+
+    # Volumes and cards -------------------------------------------------------------------
+
+    def create_volume(
+        self, name: str, size_mib: int, *, shared: bool = False, secret: str = ""
+    ) -> Volume:
+        """A virtual disk in our folder; what several write to is zeroed at once, as VMFS wants."""
+        check_name(name)
+        if secret:
+            self.cannot(Feature.ENCRYPTED_VOLUME)
+        if name in self._store.volume_names():
+            raise CallerFault(f"there is a volume {name} already")
+        self._store.mkdir(VOLUMES)
+        kind = "eagerZeroedThick" if shared else "thin"
+        path = self._store.volume_path(name)
+        self._store.create_disk(path, size_mib << 10, kind)
+        return Volume(
+            name=name, size_mib=size_mib, path=path, format=DiskFormat.VMDK, shared=shared
+        )
+
+    def delete_volume(self, volume: Volume) -> None:
+        """Remove its files."""
+        if volume.name in self._store.volume_names():
+            self._store.delete_disk(volume.path)
+
+    def volume_bytes(self, volume: Volume, count: int) -> bytes:
+        """From the flat file beside the descriptor."""
+        path = volume.path.partition("] ")[2].removesuffix(".vmdk") + "-flat.vmdk"
+        return self._store.read(path, first=count)
+
+    def attach_volume(self, name: str, volume: Volume, *, tag: str = "") -> None:
+        """The next place on the guest's SCSI bus."""
+        if tag:
+            self.cannot(Feature.ATTACH_TAGGED_VOLUME)
+        found = self._devices(self._guest(name))
+        if devices.find_disk(found, volume) is not None:
+            raise CallerFault(f"{volume.name} is attached to {name} already")
+        change = devices.disk(volume.path, devices.free_unit(found), shared=volume.shared)
+        self._reconfigure(name, [change], Feature.ATTACH_VOLUME)
+
+    def detach_volume(self, name: str, volume: Volume) -> None:
+        """Its files stay."""
+        change = devices.remove(self._attached(name, volume))
+        self._reconfigure(name, [change], Feature.DETACH_VOLUME)
+
+    def extend_volume(self, name: str, volume: Volume, size_mib: int) -> Volume:
+        """Under the running guest."""
+        attached = self._attached(name, volume)
+        attached.capacityInKB = size_mib << 10
+        attached.capacityInBytes = size_mib << 20
+        self._reconfigure(name, [devices.edit(attached)], Feature.EXTEND_VOLUME)
+        return Volume(
+            name=volume.name,
+            size_mib=size_mib,
+            path=volume.path,
+            format=volume.format,
+            shared=volume.shared,
+        )
+
+    def attach_interface(self, name: str, nic: Nic) -> None:
+        """A vmxnet3 card on the URL's network."""
+        if nic.tag:
+            self.cannot(Feature.ATTACH_TAGGED_INTERFACE)
+        change = devices.card(nic, self._place.network, self._place.network_name, -400)
+        self._reconfigure(name, [change], Feature.ATTACH_INTERFACE)
+
+    def detach_interface(self, name: str, nic: Nic) -> None:
+        """By its address."""
+        found = devices.find_card(self._devices(self._guest(name)), nic)
+        if found is None:
+            raise CallerFault(f"{name} has no card {nic.mac}")
+        self._reconfigure(name, [devices.remove(found)], Feature.DETACH_INTERFACE)
+
+    # Hosts -------------------------------------------------------------------------------
+
+    def live_migrate(self, name: str, to: Hypervisor, *, block: bool = False) -> None:
+        """VMotion to another host of the cluster."""
+        if to is not self or block:
+            raise Unsupported(
+                Feature.LIVE_MIGRATE,
+                "this adapter moves guests between hosts of one cluster, which share their disks",
+            )
+        guest = self._guest(name)
+        here = self._link.props(guest, "runtime.host")["runtime.host"]
+        usable = ("runtime.connectionState", "runtime.inMaintenanceMode")
+        others = [
+            host
+            for host, told in self._link.all(vim.HostSystem, self._place.cluster, *usable)
+            if host != here and told[usable[0]] == "connected" and not told[usable[1]]
+        ]
+        if not others:
+            raise NodeFault(f"{self._place.cluster_name} has no second host that is in use")
+        self._run(
+            f"move {name}",
+            lambda: guest.MigrateVM_Task(None, others[0], "defaultPriority"),
+            Feature.LIVE_MIGRATE,
+        )
+
+    # Helpers -----------------------------------------------------------------------------
+
+    def _find(self, name: str) -> Any | None:
+        index, folder = self._link.content.searchIndex, self._place.folder
+        found = self._link.call(f"look for {name}", lambda: index.FindChild(folder, name))
+        return found if isinstance(found, vim.VirtualMachine) else None
+
+    def _guest(self, name: str) -> Any:
+        found = self._find(name)
+        if found is None:
+            raise CallerFault(f"there is no guest {name}", hint="look at the inventory")
+        return found
+
+    def _state(self, guest: Any) -> GuestState:
+        told = self._link.props(guest, "runtime.powerState")
+        return _STATES.get(told.get("runtime.powerState", ""), GuestState.CRASHED)
+
+    def _devices(self, guest: Any) -> list[Any]:
+        told = self._link.props(guest, "config.hardware.device")
+        return list(told.get("config.hardware.device", ()))
+
+    def _option(self, guest: Any, key: str) -> str:
+        told = self._link.props(guest, "config.extraConfig").get("config.extraConfig", ())
+        return next((str(one.value) for one in told if one.key == key), "")
+
+    def _attached(self, name: str, volume: Volume) -> Any:
+        found = devices.find_disk(self._devices(self._guest(name)), volume)
+        if found is None:
+            raise CallerFault(f"{volume.name} is not attached to {name}")
+        return found
+
+    def _run(self, doing: str, what: Callable[[], Any], feature: Feature) -> Any:
+        return self._link.run(doing, what, feature)
+
+    def _reconfigure(
+        self,
+        name: str,
+        changes: list[Any],
+        feature: Feature,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        told = [vim.option.OptionValue(key=k, value=v) for k, v in (options or {}).items()]
+        config = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=told)
+        guest = self._guest(name)
+        self._run(f"change {name}", lambda: guest.ReconfigVM_Task(config), feature)
+
+    @contextmanager
+    def _off(self, name: str) -> Iterator[Any]:
+        """A guest that is off for a change, and runs afterwards."""
+        guest = self._guest(name)
+        self.power_off(name)
+        yield guest
+        self.start(name)
+
+    def _until(self, guest: Any, name: str, state: GuestState) -> None:
+        if not self._link.wait(lambda: self._state(guest) is state):
+            raise TransientFault(
+                f"{name}: not seen within {self._link.timeout_s:g} s that it is {state}",
+                hint="look at its console log",
+                retryable=True,
+            )
+
+    def _host_address(self, host: Any) -> str:
+        """Where a host is reached: the address of its first management card, else its name."""
+        told = self._link.props(host, "config.network.vnic", "name")
+        for card in told.get("config.network.vnic", ()):
+            if card.spec.ip is not None and card.spec.ip.ipAddress:
+                return str(card.spec.ip.ipAddress)
+        return str(told.get("name", ""))
+
+    def _free_port(self) -> int:
+        """A port for a guest's line that no machine of the cluster has."""
+        found = self._link.all(vim.VirtualMachine, self._place.cluster, "config.hardware.device")
+        taken = {devices.line_port(told.get("config.hardware.device", ())) for _, told in found}
+        return next(port for port in range(*_LINE_PORTS) if port not in taken)
+
+    def _need_disk(self, image: GuestImage) -> None:
+        check_properties(image, _TYPES, _MODES)
+        if image.disk is None:
+            raise CallerFault("vCenter boots disks, and the image has none")
+
+
+def _flat(tree: Any) -> Iterator[Any]:
+    """A tree of snapshots, each before its children."""
+    for one in tree:
+        yield one
+        yield from _flat(one.childSnapshotList)
+
+
+def _is_ours(told: Mapping[str, Any]) -> bool:
+    marked = any(one.key == MARK for one in told.get("config.extraConfig", ()))
+    return marked and str(told.get("name", "")).startswith(PREFIX)

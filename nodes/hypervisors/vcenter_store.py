@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a vCenter's datastore: folders of guests, disks, volumes. All of it below one folder."""
+
+from pathlib import Path
+
+from pyVmomi import vim
+
+from nodes.hypervisors import libvirt_files as files
+from nodes.hypervisors.base import GuestImage
+from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
+from nodes.hypervisors.vcenter_link import VcenterLink
+from nodes.hypervisors.vcenter_place import Place
+
+HOME = "hypervouch"
+VOLUMES = f"{HOME}/volumes"
+UPLOAD_S = 1800.0
+
+
+class Datastore:
+    """Paths are relative to the datastore where they are not called a path of vCenter."""
+
+    def __init__(self, link: VcenterLink, place: Place) -> None:
+        self._link = link
+        self._place = place
+
+    def path(self, path: str) -> str:
+        """A path as vCenter writes it: `[datastore] folder/file`."""
+        return f"[{self._place.datastore_name}] {path}"
+
+    def volume_path(self, name: str) -> str:
+        """Where a volume of ours is, as vCenter writes it."""
+        return self.path(f"{VOLUMES}/{name}.vmdk")
+
+    def volume_names(self) -> set[str]:
+        """The volumes in our folder."""
+        browser = self._link.props(self._place.datastore, "browser")["browser"]
+        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*.vmdk"])
+        try:
+            found = self._link.run(
+                "list volumes",
+                lambda: browser.SearchDatastore_Task(self.path(VOLUMES), spec),
+            )
+        except (NodeFault, TransientFault) as error:
+            if isinstance(error.__cause__, vim.fault.FileNotFound):
+                return set()
+            raise
+        names = {str(one.path).removesuffix(".vmdk") for one in found.file}
+        return {name for name in names if not name.endswith("-flat")}
+
+    def mkdir(self, folder: str) -> None:
+        """Make a folder and those above it; repeatable."""
+        manager, place = self._link.content.fileManager, self._place
+        try:
+            self._link.call(
+                f"make {folder}",
+                lambda: manager.MakeDirectory(
+                    self.path(folder), place.datacenter, createParentDirectories=True
+                ),
+            )
+        except CallerFault as error:
+            if not isinstance(error.__cause__, vim.fault.FileAlreadyExists):
+                raise
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a whole folder; repeatable."""
+        manager, place = self._link.content.fileManager, self._place
+        try:
+            self._link.run(
+                f"remove {path}",
+                lambda: manager.DeleteDatastoreFile_Task(self.path(path), place.datacenter),
+            )
+        except (NodeFault, TransientFault) as error:
+            if not isinstance(error.__cause__, vim.fault.FileNotFound):
+                raise
+
+    def put(self, path: str, content: Path | bytes) -> None:
+        """Write a file."""
+        place = self._place
+        self._link.put(place.datacenter_name, place.datastore_name, path, content)
+
+    def read(self, path: str, *, first: int = 0, last: int = 0) -> bytes:
+        """A file, or only its first or its last bytes."""
+        place = self._place
+        return self._link.get(
+            place.datacenter_name, place.datastore_name, path, first=first, last=last
+        )
+
+    def create_disk(self, path: str, size_kib: int, kind: str) -> None:
+        """Make an empty virtual disk at a path of vCenter."""
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType=kind, adapterType="lsiLogic", capacityKb=size_kib
+        )
+        manager, place = self._link.content.virtualDiskManager, self._place
+        self._link.run(
+            f"make {path}",
+            lambda: manager.CreateVirtualDisk_Task(path, place.datacenter, spec),
+            timeout_s=UPLOAD_S,
+        )
+
+    def delete_disk(self, path: str) -> None:
+        """Remove all files of a virtual disk at a path of vCenter; repeatable."""
+        manager, place = self._link.content.virtualDiskManager, self._place
+        try:
+            self._link.run(
+                f"remove {path}", lambda: manager.DeleteVirtualDisk_Task(path, place.datacenter)
+            )
+        except (NodeFault, TransientFault) as error:
+            if not isinstance(error.__cause__, vim.fault.FileNotFound):
+                raise
+
+    def write_image(self, image: GuestImage, path: str) -> str:
+        """A virtual disk with an image's content: made empty, then its flat file is written."""
+        with files.as_raw(image) as raw:
+            self.create_disk(self.path(path), -(-raw.stat().st_size // 1024), "preallocated")
+            self.put(path.removesuffix(".vmdk") + "-flat.vmdk", raw)
+        return self.path(path)

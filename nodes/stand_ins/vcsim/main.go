@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// A vCenter to test against: govmomi's simulator with what a driver's suite needs besides.
+//
+// The simulator answers vMotion and console tickets with MethodNotFound; both are added here, the
+// ticket leads nowhere. A second port takes rules for faults: POST /rules {"Method": "...",
+// "Fault": "no-memory", "Max": 1}, DELETE /rules takes all of them back. Once it serves, one
+// line of JSON with its URL is printed. It ends with its standard input, or by SIGTERM.
+package main
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	_ "github.com/vmware/govmomi/pbm/simulator"
+)
+
+type options struct {
+	listen, faults, user, password, certificate, key, load string
+}
+
+func main() {
+	model := simulator.VPX()
+	var given options
+	flag.IntVar(&model.Datacenter, "datacenters", 1, "datacenters")
+	flag.IntVar(&model.Cluster, "clusters", 1, "clusters of each datacenter")
+	flag.IntVar(&model.ClusterHost, "hosts", 2, "hosts of each cluster")
+	flag.IntVar(&model.Host, "standalone-hosts", 0, "hosts without a cluster")
+	flag.IntVar(&model.Datastore, "datastores", 2, "datastores")
+	flag.IntVar(&model.Machine, "machines", 1, "virtual machines of each resource pool")
+	flag.IntVar(&model.DelayConfig.Delay, "delay", 0, "milliseconds that each call takes longer")
+	flag.StringVar(&given.listen, "listen", "127.0.0.1:0", "address of the API")
+	flag.StringVar(&given.faults, "faults", "127.0.0.1:0", "address that takes rules for faults")
+	flag.StringVar(&given.user, "user", "user", "the only one who may log in")
+	flag.StringVar(&given.password, "password", "", "password; better by $VCSIM_PASSWORD")
+	flag.StringVar(&given.certificate, "certificate", "", "TLS certificate, PEM; else a built-in one")
+	flag.StringVar(&given.key, "key", "", "its private key")
+	flag.StringVar(&given.load, "load", "", "folder of a model that was saved from a vCenter")
+	flag.Parse()
+	if given.password == "" {
+		given.password = os.Getenv("VCSIM_PASSWORD")
+	}
+	if err := serve(model, given); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(model *simulator.Model, given options) error {
+	if err := fill(model, given.load); err != nil {
+		return err
+	}
+	defer model.Remove()
+	service := model.Service
+	service.RegisterEndpoints = true
+	service.Listen = &url.URL{Host: given.listen, User: url.UserPassword(given.user, given.password)}
+	service.TLS = new(tls.Config)
+	if given.certificate != "" {
+		pair, err := tls.LoadX509KeyPair(given.certificate, given.key)
+		if err != nil {
+			return err
+		}
+		service.TLS.Certificates = []tls.Certificate{pair}
+	}
+	model.Map().Handler = before
+	server := service.NewServer()
+	defer server.Close()
+	door, err := net.Listen("tcp", given.faults)
+	if err != nil {
+		return err
+	}
+	doorServer := &http.Server{Handler: rules(service), ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = doorServer.Serve(door) }()
+	defer doorServer.Close()
+
+	ready := map[string]any{
+		"url": "https://" + server.URL.Host + server.URL.Path, "faults": "http://" + door.Addr().String(),
+		"pid": os.Getpid(),
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(ready); err != nil {
+		return err
+	}
+	untilTold()
+	return nil
+}
+
+func fill(model *simulator.Model, folder string) error {
+	if folder != "" {
+		return model.Load(folder)
+	}
+	return model.Create()
+}
+
+// before is asked ahead of each call; it lends the session our own virtual machine for two methods.
+func before(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	switch method.Name {
+	case "AcquireTicket", "MigrateVM_Task":
+		machine, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine)
+		if ok && ctx.Session != nil {
+			ctx.Session.Registry.Put(&virtualMachine{machine})
+		}
+	}
+	return nil, nil
+}
+
+func untilTold() {
+	over := make(chan os.Signal, 1)
+	signal.Notify(over, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		over <- syscall.SIGTERM
+	}()
+	fmt.Fprintln(os.Stderr, "ended by", <-over)
+}
