@@ -5,7 +5,7 @@
 // The simulator answers vMotion and console tickets with MethodNotFound; both are added here, the
 // ticket leads nowhere. A second port takes rules for faults: POST /rules {"Method": "...",
 // "Fault": "no-memory", "Max": 1}, DELETE /rules takes all of them back. Once it serves, one
-// line of JSON with its URL is printed. It ends with its standard input, or by SIGTERM.
+// line of JSON with its URL is printed. It ends by SIGTERM.
 package main
 
 import (
@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -120,9 +119,5 @@ func before(ctx *simulator.Context, method *simulator.Method) (mo.Reference, typ
 func untilTold() {
 	over := make(chan os.Signal, 1)
 	signal.Notify(over, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		over <- syscall.SIGTERM
-	}()
 	fmt.Fprintln(os.Stderr, "ended by", <-over)
 }
