@@ -23,6 +23,7 @@ BUILT_IN = {
     "docker": "nodes.hypervisors.container:connect",
     "podman": "nodes.hypervisors.container:connect",
     "vcenter": "nodes.hypervisors.vcenter:connect",
+    "xenserver": "nodes.hypervisors.xenserver:connect",
 }
 
 

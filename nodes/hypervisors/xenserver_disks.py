@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks of a XenServer pool's storage: guests' own, volumes, and their links to guests."""
+
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from nodes.hypervisors import libvirt_files as files
+from nodes.hypervisors.base import PREFIX, GuestImage
+from nodes.hypervisors.faults import CallerFault, NodeFault
+from nodes.hypervisors.xenserver_link import NULL, Record, XapiLink
+
+MARK = {"hypervouch": "hypervouch"}
+OWN = "hypervouch-own"  # goes with its guest
+PLACES = 16
+QOS: Record = {"qos_algorithm_type": "", "qos_algorithm_params": {}}
+_MIB = 1 << 20
+
+
+class Disks:
+    """What is on one storage repository.
+
+    Attributes:
+        storage: Its reference.
+    """
+
+    def __init__(self, link: XapiLink, storage: str) -> None:
+        self._link = link
+        self.storage = storage
+
+    def of(self, vm: str) -> list[tuple[str, str]]:
+        """Its links to disks, each with the disk."""
+        links = [
+            (one, self._link.record("VBD", one)) for one in self._link.record("VM", vm)["VBDs"]
+        ]
+        return [(one, str(told["VDI"])) for one, told in links if told["VDI"] != NULL]
+
+    def root(self, name: str, vm: str) -> tuple[str, str]:
+        """The link and the disk that a guest boots.
+
+        Raises:
+            NodeFault: It has none.
+        """
+        for link, disk in self.of(vm):
+            if self._link.record("VBD", link)["userdevice"] == "0":
+                return link, disk
+        raise NodeFault(f"{name} has no disk to boot", hint="delete it")
+
+    def free_place(self, vm: str) -> str:
+        """The first free place on a guest's bus.
+
+        Raises:
+            CallerFault: There is none left.
+        """
+        taken = {
+            self._link.record("VBD", one)["userdevice"]
+            for one in self._link.record("VM", vm)["VBDs"]
+        }
+        free = [str(at) for at in range(1, PLACES) if str(at) not in taken]
+        if not free:
+            raise CallerFault("the guest has no place for another disk", hint="detach one")
+        return free[0]
+
+    def volumes(self) -> dict[str, str]:
+        """Volumes that are not a guest's own, by name."""
+        return {
+            str(told["name_label"]): ref
+            for ref, told in self._link.records("VDI").items()
+            if told["SR"] == self.storage and is_ours(told) and OWN not in told["other_config"]
+        }
+
+    def make(self, name: str, size: int, *, own: bool, shared: bool = False) -> str:
+        """An empty disk of `size` bytes; `own` where it goes with its guest."""
+        record = {
+            "name_label": name,
+            "name_description": "",
+            "SR": self.storage,
+            "virtual_size": str(size),
+            "type": "user",
+            "sharable": shared,
+            "read_only": False,
+            "other_config": MARK | ({OWN: "1"} if own else {}),
+        }
+        return self._link.run(f"make {name}", "VDI.create", record)
+
+    def write(self, image: GuestImage, name: str) -> str:
+        """A guest's own disk with an image's content."""
+        with files.as_raw(image) as raw:
+            return self.write_file(raw, name)
+
+    def write_bytes(self, content: bytes, name: str) -> str:
+        """A guest's own disk with that content."""
+        with NamedTemporaryFile(prefix="hv-config-") as file:
+            file.write(content)
+            file.flush()
+            return self.write_file(Path(file.name), name)
+
+    def write_file(self, path: Path, name: str) -> str:
+        """A guest's own disk with a raw file's content."""
+        disk = self.make(name, -(-path.stat().st_size // _MIB) * _MIB, own=True)
+        self._link.upload(path, disk)
+        return disk
+
+    def plug_in(
+        self,
+        doing: str,
+        vm: str,
+        disk: str,
+        place: str,
+        *,
+        bootable: bool = False,
+        read_only: bool = False,
+    ) -> str:
+        """Link a disk to a guest at a place of its bus."""
+        record = {
+            "VM": vm,
+            "VDI": disk,
+            "userdevice": place,
+            "bootable": bootable,
+            "mode": "RO" if read_only else "RW",
+            "type": "Disk",
+            "empty": False,
+            "other_config": {},
+            **QOS,
+        }
+        return str(self._link.call(doing, "VBD.create", record))
+
+
+def is_ours(told: Record) -> bool:
+    """Whether a record carries our mark and our prefix."""
+    marked = MARK.items() <= told["other_config"].items()
+    return marked and str(told["name_label"]).startswith(PREFIX)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session with a XenServer or XCP-ng pool by the vendor's SDK: calls, tasks, uploads.
+
+Whatever takes time is started as a task and looked at, so that one connection serves all threads
+in turn. Its errors are put into our words by one table.
+
+Source: the XenAPI reference of XCP-ng 8.3, error codes of class `api_errors`.
+"""
+
+import http.client
+import ssl
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from xml.parsers.expat import ExpatError
+
+import XenAPI
+
+from ci.errors import HypervouchError
+from ci.model.feature import Feature
+from nodes.hypervisors import certificates
+from nodes.hypervisors.base import Access
+from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+
+OPTIONS = frozenset({"host", "sr", "network"})
+NULL = "OpaqueRef:NULL"
+Record = dict[str, Any]
+_VERSION, _ORIGIN = "1.0", "hypervouch"
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.5
+_AGAIN = "try again in a moment"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Whose fault it is, and what helps."""
+
+    fault: type[TransientFault | NodeFault | CallerFault | Unsupported]
+    hint: str = ""
+
+
+BY_CODE: dict[str, Meaning] = {
+    "SESSION_AUTHENTICATION_FAILED": Meaning(
+        NodeFault, "look at user and password: it was tried once"
+    ),
+    "HOST_IS_SLAVE": Meaning(CallerFault, "name the pool's master in the URL"),
+    "SESSION_INVALID": Meaning(TransientFault, "the session has ended: try again"),
+    "HANDLE_INVALID": Meaning(TransientFault, "it was removed meanwhile"),
+    "UUID_INVALID": Meaning(CallerFault, "look at the inventory"),
+    "MESSAGE_METHOD_UNKNOWN": Meaning(Unsupported),
+    "NOT_IMPLEMENTED": Meaning(Unsupported),
+    "SR_OPERATION_NOT_SUPPORTED": Meaning(Unsupported),
+    "FEATURE_RESTRICTED": Meaning(Unsupported),
+    "LICENCE_RESTRICTION": Meaning(Unsupported),
+    "VM_MISSING_PV_DRIVERS": Meaning(Unsupported),
+    "VM_LACKS_FEATURE": Meaning(Unsupported),
+    "VM_LACKS_FEATURE_SUSPEND": Meaning(Unsupported),
+    "VM_LACKS_FEATURE_SHUTDOWN": Meaning(Unsupported),
+    "OTHER_OPERATION_IN_PROGRESS": Meaning(TransientFault, _AGAIN),
+    "VM_BAD_POWER_STATE": Meaning(TransientFault, "look at the guest's state"),
+    "VDI_IN_USE": Meaning(TransientFault, _AGAIN),
+    "DEVICE_DETACH_REJECTED": Meaning(TransientFault, _AGAIN),
+    "DEVICE_DETACH_TIMEOUT": Meaning(TransientFault, _AGAIN),
+    "HOST_STILL_BOOTING": Meaning(TransientFault, _AGAIN),
+    "TOO_MANY_PENDING_TASKS": Meaning(TransientFault, _AGAIN),
+    "SR_FULL": Meaning(NodeFault, "its storage is full"),
+    "RBAC_PERMISSION_DENIED": Meaning(NodeFault, "look at the user's role"),
+}
+"""Whatever is not here is the node's fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """What a URL says: `xenserver://user@master:443/?host=...&sr=...&network=...`.
+
+    Attributes:
+        host: Name or address of the pool's master.
+        port: TCP port.
+        user: Login.
+        options: What stands after the question mark.
+    """
+
+    host: str
+    port: int
+    user: str
+    options: dict[str, str]
+
+
+def address(url: str) -> Address:
+    """Take a URL apart.
+
+    Raises:
+        CallerFault: It is no URL of a pool, or holds a password.
+    """
+    example = "xenserver://root@host"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 443
+    except ValueError as error:
+        raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
+    if parts.password:
+        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
+    if not host or not parts.username or parts.path.strip("/"):
+        raise CallerFault(f"{url!r} names no host or no user, or has a path", hint=example)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if strange := sorted(set(options) - OPTIONS):
+        known = ", ".join(sorted(OPTIONS))
+        raise CallerFault(f"{url!r} has an unknown option {strange[0]}", hint=f"use {known}")
+    return Address(host=host, port=port, user=unquote(parts.username), options=options)
+
+
+class XapiLink:
+    """One login."""
+
+    def __init__(self, where: Address, access: Access) -> None:
+        """Connect and log in, once.
+
+        Raises:
+            CallerFault: There is no password, or it is not the pool's master.
+            TransientFault: It does not answer.
+            NodeFault: It refuses us, showed another certificate, or is no XenServer.
+        """
+        if not access.password:
+            raise CallerFault(
+                f"there is no password for {where.user} on {where.host}",
+                hint="name a file or a variable that holds it",
+            )
+        self.where = where
+        self.timeout_s = access.timeout_s
+        self._context = certificates.context(access)
+        self._lock = threading.Lock()
+        transport = _Transport(self._context, access.timeout_s)
+        place = f"https://{_bracketed(where.host)}:{where.port}"
+        self._session: Any = XenAPI.Session(place, transport=transport)
+        with self._lock, translated(f"log in to {where.host} as {where.user}"):
+            self._session.login_with_password(where.user, access.password, _VERSION, _ORIGIN)
+
+    @property
+    def reference(self) -> str:
+        """The session's own, which a few calls and uploads want to be told."""
+        return str(self._session._session)  # noqa: SLF001 - the SDK has no name for it
+
+    def close(self) -> None:
+        """Log out; never raises."""
+        with self._lock, suppress(Exception):
+            self._session.logout()
+
+    def call(self, doing: str, method: str, *args: Any, feature: Feature | None = None) -> Any:
+        """Make one call that answers at once.
+
+        Raises:
+            HypervouchError: See BY_CODE.
+            Unsupported: It cannot do that, and `feature` was given.
+        """
+        with self._lock, translated(doing, feature):
+            return self._session.xenapi_request(method, args)
+
+    def records(self, kind: str) -> dict[str, Record]:
+        """All records of a class by their references."""
+        return dict(self.call(f"list each {kind}", f"{kind}.get_all_records"))
+
+    def record(self, kind: str, ref: str) -> Record:
+        """One record."""
+        return dict(self.call(f"read a {kind}", f"{kind}.get_record", ref))
+
+    def run(self, doing: str, method: str, *args: Any, feature: Feature | None = None) -> str:
+        """Start a task, wait for it, and give its result.
+
+        Raises:
+            TransientFault: It did not end in time; it was asked to stop.
+            HypervouchError: It failed, see BY_CODE.
+            Unsupported: It cannot do that, and `feature` was given.
+        """
+        task = self.call(doing, f"Async.{method}", *args, feature=feature)
+        try:
+            return self._await(doing, task, feature)
+        finally:
+            with suppress(HypervouchError):
+                self.call("forget a task", "task.destroy", task)
+
+    def _await(self, doing: str, task: str, feature: Feature | None) -> str:
+        deadline, pause = time.monotonic() + self.timeout_s, _FIRST_LOOK_S
+        while True:
+            told = self.call(doing, "task.get_record", task)
+            if told["status"] == "success":
+                return str(told["result"]).removeprefix("<value>").removesuffix("</value>")
+            if told["status"] != "pending":
+                raise fault(XenAPI.Failure(told["error_info"] or ["?"]), doing, feature)
+            if time.monotonic() >= deadline:
+                with suppress(HypervouchError):
+                    self.call("stop a task", "task.cancel", task)
+                raise TransientFault(
+                    f"cannot {doing}: its task has not ended in {self.timeout_s:g} s",
+                    hint="look at the task on the host",
+                    retryable=True,
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, _LAST_LOOK_S)
+
+    def upload(self, disk: Path, vdi: str) -> None:
+        """Fill a virtual disk with a raw image, byte by byte.
+
+        Raises:
+            NodeUnavailable: It was not taken.
+        """
+        doing = f"write {disk.name}"
+        query = urlencode({"session_id": self.reference, "vdi": vdi, "format": "raw"})
+        with translated(doing), disk.open("rb") as file:
+            connection = http.client.HTTPSConnection(
+                self.where.host, self.where.port, context=self._context, timeout=self.timeout_s
+            )
+            try:
+                size = {"Content-Length": str(disk.stat().st_size)}
+                connection.request("PUT", f"/import_raw_vdi?{query}", body=file, headers=size)
+                answer = connection.getresponse()
+                answer.read()
+            finally:
+                connection.close()
+        if answer.status != http.HTTPStatus.OK:
+            raise NodeFault(f"cannot {doing}: HTTP {answer.status} {answer.reason}")
+
+
+class _Transport(xmlrpc.client.SafeTransport):
+    """TLS as we want it, and an end to waiting."""
+
+    def __init__(self, context: ssl.SSLContext, timeout_s: float) -> None:
+        super().__init__(context=context)
+        self._timeout_s = timeout_s
+
+    def make_connection(self, host: Any) -> http.client.HTTPSConnection:
+        """The kept connection, or another one."""
+        made = super().make_connection(host)
+        made.timeout = self._timeout_s
+        return made
+
+
+def fault(
+    error: Exception, doing: str, feature: Feature | None = None
+) -> HypervouchError | Unsupported:
+    """Our error for one of the pool's, or of the way there."""
+    if not isinstance(error, XenAPI.Failure):
+        return _on_the_way(error, doing)
+    details = [str(part) for part in error.details]
+    words = " ".join(" ".join(details).split())
+    what = BY_CODE.get(details[0], Meaning(NodeFault, "look into xensource.log on that host"))
+    if what.fault is Unsupported:
+        if feature is not None:
+            return Unsupported(feature, f"XenServer says: {words}")
+        return CallerFault(f"cannot {doing}: {words}")
+    text = f"cannot {doing}: {words}"
+    if what.fault is TransientFault:
+        return TransientFault(text, hint=what.hint, retryable=True)
+    if what.fault is CallerFault:
+        return CallerFault(text, hint=what.hint)
+    return NodeFault(text, hint=what.hint)
+
+
+def _on_the_way(error: Exception, doing: str) -> HypervouchError:
+    """TLS, TCP, HTTP, and answers that are no XenServer's."""
+    if isinstance(error, ssl.SSLError):
+        return NodeFault(
+            f"cannot {doing}: its certificate is not the one that was expected: {error}",
+            hint="set a ca-file, or pin it: certificate = its SHA-256",
+        )
+    if isinstance(error, (ExpatError, xmlrpc.client.ResponseError, xmlrpc.client.Fault)):
+        return NodeFault(f"cannot {doing}: its answer is no XenAPI: {error}", hint="is it one?")
+    if isinstance(error, xmlrpc.client.ProtocolError):
+        text = f"cannot {doing}: HTTP {error.errcode} {error.errmsg}"
+        if error.errcode < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            return NodeFault(text, hint="is it a XenServer?")
+        return TransientFault(text, hint=_AGAIN, retryable=True)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return TransientFault(f"cannot {doing}: {text}", hint="look whether it runs", retryable=True)
+
+
+@contextmanager
+def translated(doing: str, feature: Feature | None = None) -> Iterator[None]:
+    """Let whatever the SDK raises come out as one of ours.
+
+    Raises:
+        HypervouchError: See BY_CODE.
+        Unsupported: It cannot do that, and `feature` was given.
+    """
+    try:
+        yield
+    except (
+        XenAPI.Failure,
+        OSError,
+        http.client.HTTPException,
+        xmlrpc.client.Error,
+        ExpatError,
+    ) as error:
+        raise fault(error, doing, feature) from error
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else quote(host)
