@@ -23,9 +23,7 @@ class PinnedContext(ssl.SSLContext):
 
     digest: str = ""
 
-    def wrap_socket(  # type: ignore[override]
-        self, sock: socket.socket, *args: Any, **named: Any
-    ) -> ssl.SSLSocket:
+    def wrap_socket(self, sock: socket.socket, *args: Any, **named: Any) -> ssl.SSLSocket:
         """Shake hands, and look at what was shown before a byte is sent.
 
         Raises:

@@ -132,7 +132,7 @@ def find_card(devices: Iterable[Any], nic: Nic) -> Any | None:
     """The card with an address."""
     kind = vim.vm.device.VirtualEthernetCard
     cards = (one for one in devices if isinstance(one, kind))
-    return next((one for one in cards if one.macAddress.lower() == nic.mac.lower()), None)
+    return next((one for one in cards if str(one.macAddress).lower() == nic.mac.lower()), None)
 
 
 def line_port(devices: Iterable[Any]) -> int:
