@@ -18,7 +18,7 @@ from ci.cli_lab import add_lab
 from ci.cli_matrix import add_matrix
 from ci.cli_nodes import add_nodes
 from ci.cli_pauses import add_pauses
-from ci.cli_processes import add_processes, stop_signal
+from ci.cli_processes import add_processes, asked_to_end_is_ctrl_c, stop_signal
 from ci.cli_suite import add_suite
 from ci.errors import ConfigError, HypervouchError
 
@@ -119,7 +119,7 @@ def json_option(function: F) -> F:
     "--lab",
     default="",
     metavar="NAME[,NAME]",
-    help="Then run the compute suite on these hypervisors, for the matrix.",
+    help="Then run the compute suite on these hypervisors, or on `all`, for the matrix.",
 )
 def demo(
     *, once: bool, gerrit: str, hypervisor: str, port: int, keep: Path | None, lab: str
@@ -137,7 +137,7 @@ def demo(
 
 add_processes(main, config_option)
 add_database(main, config_option)
-add_lab(main)
+add_lab(main, asked_to_end_is_ctrl_c)
 
 
 @main.group()
@@ -372,7 +372,7 @@ add_pauses(main, config_option, json_option, _operator)
 add_nodes(main, config_option, json_option, _operator)
 add_drain(main, config_option, _operator)
 add_matrix(main, config_option, _operator)
-add_suite(main)
+add_suite(main, asked_to_end_is_ctrl_c)
 
 
 @main.command()

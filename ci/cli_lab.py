@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ci.errors import ConfigError
+
 if TYPE_CHECKING:
     from nodes.lab.table import LabNode, Reach
 
 NAMES = "[NAME]..."
 
 
-def add_lab(main: click.Group) -> None:
-    """Add the verbs to the program."""
+def add_lab(main: click.Group, begin: Callable[[click.Context], None]) -> None:
+    """Add the verbs to the program; `begin` is called before each."""
 
     @main.group()
-    def lab() -> None:
+    @click.pass_context
+    def lab(ctx: click.Context) -> None:
         """Bring up real hypervisors on this machine, by name: libvirt, lxc, uml, xen, kvm, ..."""
+        begin(ctx)
 
     lab.command("build")(_verb(build))
     lab.command("up")(_verb(up))
@@ -45,7 +49,13 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         from nodes.lab import table  # noqa: PLC0415
 
         folder = (state or table.default_state()).absolute()
-        function(table.chosen(names), folder, **more)
+        try:
+            function(table.chosen(names), folder, **more)
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename or folder} cannot be used: {error.strerror or error}",
+                hint="name another folder with --state",
+            ) from error
 
     return verb
 
@@ -69,12 +79,25 @@ def up(nodes: Sequence["LabNode"], folder: Path) -> None:
     for node in nodes:
         with _told(node.name) as say:
             node.build(say)
-            node.up(folder / node.name, say)
+            with _whole(node, folder / node.name):
+                node.up(folder / node.name, say)
     reached = [(node, node.reach(folder / node.name)) for node in nodes]
     click.echo("\n# for nodes.yaml")
     for node, reach in reached:
         if reach is not None:
             click.echo(inventory(node.name, reach))
+
+
+@contextmanager
+def _whole(node: "LabNode", home: Path) -> Iterator[None]:
+    """What was cut short is taken down again, unless it was up before."""
+    was_up = node.reach(home) is not None
+    try:
+        yield
+    except BaseException:
+        if not was_up:
+            node.down(home)
+        raise
 
 
 def down(nodes: Sequence["LabNode"], folder: Path) -> None:
@@ -107,7 +130,11 @@ def status(nodes: Sequence["LabNode"], folder: Path, *, as_json: bool) -> None:
 
 def suites(reach: "Reach") -> list[list[str]]:
     """The commands that put its hypervisors to the proof."""
-    return [["hypervouch", "suite", "compute", *_access(url, reach)] for url in reach.urls]
+    commands = []
+    for at, url in enumerate(reach.urls):
+        second = ["--second", f"'{reach.seconds[at]}'"] if reach.seconds else []
+        commands.append(["hypervouch", "suite", "compute", *_access(url, reach), *second])
+    return commands
 
 
 def inventory(name: str, reach: "Reach") -> str:

@@ -143,7 +143,8 @@ class Engine:
             "max_executor_threads": 2 * self._slots + 4,
             "sys_db_pool_size": POOL_SIZE,
             "use_listen_notify": False,  # it is for messages between workflows: there are none
-            "notification_listener_polling_interval_sec": 2.0,  # `stop` waits for its turn
+            # A thread that finds nothing at each turn, and for whose turn `stop` waits.
+            "notification_listener_polling_interval_sec": 0.2,
             "scheduler_polling_interval_sec": 300.0,
         }
 

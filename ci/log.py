@@ -98,7 +98,7 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     for noisy in LIBRARIES:
-        logging.getLogger(noisy).setLevel("WARNING")
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     # It logs a traceback for every server that does not answer; whoever called it says so.
     logging.getLogger("paramiko.transport").setLevel("CRITICAL")
 

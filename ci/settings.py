@@ -137,9 +137,9 @@ def _read(
 def _items(path: Path) -> tuple[list[Item], list[Problem], bool]:
     """All items, the problems of reading them, and whether none was lost to a problem."""
     items: list[Item] = []
-    complete = True
     problems: list[Problem] = []
     files = _files(path)
+    complete = bool(files)
     if not files:
         message = "the directory holds no *.yaml or *.yml file"
         problems.append(Problem(file=path, line=1, column=1, path="", message=message))

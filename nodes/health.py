@@ -14,6 +14,9 @@ import platform
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -246,6 +249,25 @@ def _said(mib: int | None) -> str:
     return "an unknown part" if mib is None else str(mib)
 
 
+_kept: ContextVar[dict[str, paramiko.SSHClient] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def one_login() -> Iterator[None]:
+    """Within the block, what this thread asks of a node goes over one login, made when needed."""
+    if _kept.get() is not None:
+        yield
+        return
+    kept: dict[str, paramiko.SSHClient] = {}
+    token = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+        for client in kept.values():
+            client.close()
+
+
 class PinnedBackend(ParamikoBackend):  # type: ignore[misc]
     """testinfra over paramiko; its own backend takes any host key it does not know."""
 
@@ -256,9 +278,18 @@ class PinnedBackend(ParamikoBackend):  # type: ignore[misc]
     @functools.cached_property
     def client(self) -> paramiko.SSHClient:
         """Our own login, which refuses a key that is not pinned."""
-        return log_in(self._endpoint, TIMEOUT_S)
+        kept = _kept.get()
+        if kept is None:
+            return log_in(self._endpoint, TIMEOUT_S)
+        known = self._endpoint.known_hosts
+        place = f"{self._endpoint.user}@{self._endpoint.host}:{self._endpoint.port} {known}"
+        found = kept.get(place)
+        transport = found.get_transport() if found else None
+        if found is None or transport is None or not transport.is_active():
+            found = kept[place] = log_in(self._endpoint, TIMEOUT_S)
+        return found
 
     def close(self) -> None:
-        """Close the connection if there is one."""
-        if "client" in self.__dict__:
+        """Close the connection if there is one, unless others share it."""
+        if "client" in self.__dict__ and _kept.get() is None:
             self.client.close()

@@ -15,7 +15,8 @@ root's too. Whatever else is new and stays costs the node its place in work.
 
 import hashlib
 import posixpath
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from shlex import quote
@@ -109,14 +110,8 @@ class Leftovers:
         Raises:
             NodeUnavailable: The node or its hypervisor does not answer.
         """
-        found = set(_host(endpoint, (endpoint.workdir, *self._watched, *scratch)))
-        hypervisor = self._connect(endpoint)
-        if hypervisor is not None:
-            try:
-                found.update(_on(hypervisor))
-            finally:
-                hypervisor.close()
-        return frozenset(found)
+        with self._connected(endpoint) as hypervisor:
+            return self._look(endpoint, hypervisor, scratch)
 
     def settle(
         self, endpoint: Endpoint, before: Collection[Thing], scratch: Sequence[str] = ()
@@ -126,11 +121,12 @@ class Leftovers:
         Raises:
             NodeUnavailable: The node or its hypervisor does not answer.
         """
-        new = self.look(endpoint, scratch) - frozenset(before)
-        if not new:
-            return ()
-        self._remove(endpoint, new, (endpoint.workdir, *scratch))
-        still = self.look(endpoint, scratch)
+        with self._connected(endpoint) as hypervisor:
+            new = self._look(endpoint, hypervisor, scratch) - frozenset(before)
+            if not new:
+                return ()
+            self._remove(endpoint, hypervisor, new, (endpoint.workdir, *scratch))
+            still = self._look(endpoint, hypervisor, scratch)
         left = [_judged(thing, still, endpoint, scratch) for thing in sorted(new)]
         told = [one for one in left if not _usual(one, endpoint)]
         if told:
@@ -139,7 +135,31 @@ class Leftovers:
             )
         return tuple(sorted(told, key=lambda one: one.fate is not Fate.STAYS)[:MOST])
 
-    def _remove(self, endpoint: Endpoint, new: Collection[Thing], ours: Sequence[str]) -> None:
+    def _look(
+        self, endpoint: Endpoint, hypervisor: Hypervisor | None, scratch: Sequence[str]
+    ) -> frozenset[Thing]:
+        found = set(_host(endpoint, (endpoint.workdir, *self._watched, *scratch)))
+        if hypervisor is not None:
+            found.update(_on(hypervisor))
+        return frozenset(found)
+
+    @contextmanager
+    def _connected(self, endpoint: Endpoint) -> Iterator[Hypervisor | None]:
+        """The node's hypervisor, for as long as the block takes."""
+        hypervisor = self._connect(endpoint)
+        try:
+            yield hypervisor
+        finally:
+            if hypervisor is not None:
+                hypervisor.close()
+
+    def _remove(
+        self,
+        endpoint: Endpoint,
+        hypervisor: Hypervisor | None,
+        new: Collection[Thing],
+        ours: Sequence[str],
+    ) -> None:
         """Remove what is the build's; what cannot be is found by the next look."""
         pids = [name.split()[0] for kind, name in new if kind is Kind.PROCESS]
         files = [name for kind, name in new if kind is Kind.FILE and _within(name, ours)]
@@ -151,19 +171,12 @@ class Leftovers:
         if steps:
             _run(endpoint, "\n".join([*steps, "exit 0"]))
         kinds = {Kind.GUEST, Kind.VOLUME, Kind.SNAPSHOT}
-        if any(kind in kinds and _named_by_us(name) for kind, name in new):
-            self._clean_hypervisor(endpoint)
-
-    def _clean_hypervisor(self, endpoint: Endpoint) -> None:
-        hypervisor = self._connect(endpoint)
-        if hypervisor is None:
-            return
-        try:
-            hypervisor.cleanup()
-        except HypervouchError as error:
-            self._log.warning("not cleaned", action="leftovers", reason=str(error))
-        finally:
-            hypervisor.close()
+        ours_there = any(kind in kinds and _named_by_us(name) for kind, name in new)
+        if hypervisor is not None and ours_there:
+            try:
+                hypervisor.cleanup()
+            except HypervouchError as error:
+                self._log.warning("not cleaned", action="leftovers", reason=str(error))
 
 
 def trouble_of(left: Iterable[Left]) -> str:

@@ -4,6 +4,7 @@
 import socket
 
 import paramiko
+from paramiko.hostkeys import InvalidHostKey
 
 from ci import proc
 from ci.errors import ConfigError, NodeUnavailable
@@ -47,6 +48,11 @@ def log_in(endpoint: Endpoint, timeout_s: float) -> paramiko.SSHClient:
             banner_timeout=timeout_s,
             auth_timeout=timeout_s,
         )
+    except InvalidHostKey as error:
+        client.close()
+        raise ConfigError(
+            f"{endpoint.known_hosts} is no known-hosts file", hint="ssh-keyscan makes its lines"
+        ) from error
     except (OSError, EOFError, paramiko.SSHException) as error:
         client.close()
         raise NodeUnavailable(

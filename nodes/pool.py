@@ -27,6 +27,7 @@ from ci.store.moment import moment
 from nodes import holding
 from nodes.daemons import check_pins
 from nodes.ending import Ending
+from nodes.health import one_login
 from nodes.health_book import QUARANTINE_AFTER, HealthBook, due_for_probe, facts_of
 from nodes.inventory import Inventory, Slot
 from nodes.lease_keeping import LeaseKeeper
@@ -267,14 +268,15 @@ class NodePool(LeaseKeeper):
         """
         slot = self._inventory.of(lease.node)
         endpoint = slot.provider.start(slot.local, lease.holder)
-        try:
-            self.look(slot, endpoint)
-        finally:
-            self._note_hand_out(slot.name, endpoint)
-        leftovers = self._care.leftovers
-        if leftovers is not None and slot.alone:
-            things = leftovers.look(endpoint, self._scratch(slot))
-            self._before[slot.name] = _Before(endpoint=endpoint, things=things)
+        with one_login():
+            try:
+                self.look(slot, endpoint)
+            finally:
+                self._note_hand_out(slot.name, endpoint)
+            leftovers = self._care.leftovers
+            if leftovers is not None and slot.alone:
+                things = leftovers.look(endpoint, self._scratch(slot))
+                self._before[slot.name] = _Before(endpoint=endpoint, things=things)
         return endpoint
 
     def look(self, slot: Slot, endpoint: Endpoint) -> None:
@@ -392,7 +394,11 @@ class NodePool(LeaseKeeper):
         before = self._before.pop(slot.name, None)
         if before is None or self._care.leftovers is None:
             return
-        left = self._care.leftovers.settle(before.endpoint, before.things, self._scratch(slot))
+        with one_login():
+            self._settle(lease, slot, before, self._care.leftovers)
+
+    def _settle(self, lease: Lease, slot: Slot, before: _Before, leftovers: Leftovers) -> None:
+        left = leftovers.settle(before.endpoint, before.things, self._scratch(slot))
         if not left:
             return
         with suppress(StorageError), self._database.write() as tx:

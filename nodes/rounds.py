@@ -12,6 +12,7 @@ from ci.board import turn
 from ci.errors import HypervouchError, StorageError
 from ci.log import get
 from ci.model.node import Endpoint
+from nodes.health import one_login
 from nodes.pool import NodePool
 
 TURN_S = 2.0
@@ -86,8 +87,9 @@ class Rounds:
             trouble = ""
             try:
                 endpoint = slot.provider.start(slot.local, "health")
-                self._pool.look(slot, endpoint)
-                self._examine(endpoint, slot.provider.name)
+                with one_login():
+                    self._pool.look(slot, endpoint)
+                    self._examine(endpoint, slot.provider.name)
             except HypervouchError as error:
                 trouble = error.message
             except Exception as error:  # noqa: BLE001 - a plug-in's bug costs its node only

@@ -20,10 +20,11 @@ pytest_plugins = ["tests.kit.fixtures", "tests.kit.databases", "tests.kit.libvir
 pytest_plugins += ["tests.kit.containers", "tests.kit.nested_nodes", "tests.kit.node_sources"]
 
 HYPERVISORS = {
-    *("test_container.py", "test_demo_lab.py", "test_hypervisor.py", "test_hypervisor_faults.py"),
+    *("test_container.py", "test_demo_lab.py", "test_engines.py", "test_hypervisor.py"),
+    *("test_hypervisor_faults.py", "test_providers.py", "test_held_nodes.py"),
     *("test_lab.py", "test_libvirt.py", "test_libvirt_lxc.py", "test_nested_kvm.py"),
     *("test_node_care.py", "test_provider.py", "test_provider_killed.py", "test_uml.py"),
-    *("test_xen.py", "test_compute_suite.py"),
+    *("test_xen.py", "test_compute_suite.py", "test_compute.py"),
 }
 """Modules that boot guests of real hypervisors: `-m hypervisor` runs them alone."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ci.model.anchor import test_anchor
-from webui import ansi, matrix_views, review_views, views
+from webui import ansi, feature_views, matrix_views, review_views, views
 
 HERE = Path(__file__).parent
 
@@ -45,6 +45,7 @@ def environment() -> Environment:
         views=views,
         reviews=review_views,
         matrices=matrix_views,
+        trials=feature_views,
         grades=views.GRADES,
         attempt_kinds=views.ATTEMPT_KINDS,
         asset_version=_asset_version(),

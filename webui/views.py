@@ -2,7 +2,7 @@
 """How values read on a page: durations, times, words with a tone and an icon. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from ci.store.reads.records import (
     BuildDetail,
     BuildRecord,
     BuildsetRecord,
+    LeftRecord,
     OutcomeRecord,
     VoteRecord,
 )
@@ -100,6 +101,24 @@ def badge(key: str) -> Badge:
     tone, icon = _LOOKS.get(key, _WARN)
     word = _WORDS.get(key, key).replace("_", " ").lower()
     return Badge(word=word[:1].upper() + word[1:], tone=tone, icon=icon)
+
+
+_FATES = {
+    "removed": Badge(word="Removed", tone="good", icon="pass"),
+    "noted": Badge(word="Left alone", tone="off", icon="stop"),
+    "stays": Badge(word="Still there", tone="bad", icon="fail"),
+}
+
+
+def fate_badge(fate: str) -> Badge:
+    """What became of a thing that a build left."""
+    return _FATES.get(fate) or badge(fate)
+
+
+def worst_first(things: Sequence[LeftRecord]) -> tuple[LeftRecord, ...]:
+    """What keeps a node out of work, then what was left alone, then what is gone."""
+    rank = {"removed": 2, "noted": 1}
+    return tuple(sorted(things, key=lambda one: rank.get(one.fate, 0)))
 
 
 def build_badge(build: BuildRecord) -> Badge:

@@ -1,253 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hypervouch demo --lab`: real hypervisors of this machine under the compute suite.
 
-Each is brought up in a folder of its own, put to the proof by a child process that runs
-`hypervouch suite compute`, and ended again; what the suite showed goes into the demo's matrix.
+One after the other is brought up as `hypervouch lab up` does it, put to the proof by `hypervouch
+suite compute`, and taken down again; what the suite showed goes into the demo's matrix. Both
+are child processes, so that Ctrl-C ends whatever is under way.
 """
 
 import os
-import shutil
-import signal
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import IO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.table import Table
 
-from ci import proc
-from ci.clock import SystemClock
-from ci.errors import ConfigError, HypervouchError
-from ci.matrix import report
-from ci.model.result import Grade
-from ci.store import evidence
-from ci.store.database import Database
-from nodes.images.build import missing_tools as lacks_for_images
-from nodes.lab import engines, libvirt_host
-from nodes.lab.libvirt_host import LibvirtHost
-from nodes.lab.nested import NestedNode
-from nodes.lab.personas import PERSONAS
+from ci.demo.lab_screen import Lines
+from ci.demo.lab_turn import SHOWN, Outcome, Place, Turn
+from ci.errors import ConfigError
+from ci.model.evidence import Shown
+from nodes.lab import table
+from nodes.lab.table import LabNode
 
-SUITE_LIMIT_S = 2400.0
-GRACE_S = 60.0
-READER = "demo"
-_TOLD = (0, 1)
-"""Exit statuses of a suite that came to its end: all works, or something fails."""
-_UML = {"linux.uml": "user-mode-linux", "uml_mconsole": "uml-utilities"}
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reach:
-    """How the suite reaches a hypervisor; see `nodes.hypervisors.base.Access`."""
-
-    url: str
-    grade: Grade
-    key_file: Path | None = None
-    known_hosts: Path | None = None
-
-    def words(self) -> list[str]:
-        """Arguments of `hypervouch suite compute`."""
-        keys = (("--key-file", self.key_file), ("--known-hosts", self.known_hosts))
-        pairs = [(name, str(path)) for name, path in keys if path is not None]
-        return [
-            "--hypervisor",
-            self.url,
-            "--grade",
-            self.grade.value,
-            *(w for pair in pairs for w in pair),
-        ]
-
-
-def _lacks(programs: Mapping[str, str]) -> tuple[str, ...]:
-    """Packages of those programs that are not here."""
-    return tuple(package for name, package in programs.items() if shutil.which(name) is None)
-
-
-Up = Callable[[Path, Callable[[str], None]], AbstractContextManager[Reach]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabNode:
-    """A hypervisor that can be brought up here.
+class Plan:
+    """What `--lab` comes to on this machine.
 
     Attributes:
-        lacks: Gives the Debian packages it needs and this machine has not.
-        up: Brings it up in a folder, telling how far it is, and ends it afterwards.
+        nodes: To be brought up, in this order.
+        left_out: Names that `all` leaves out, each with the reason.
     """
 
-    lacks: Callable[[], Sequence[str]]
-    up: Up
+    nodes: tuple[LabNode, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def chosen(names: str) -> tuple[str, ...]:
-    """The names of `--lab`, checked before anything is started.
+def chosen(names: str) -> Plan:
+    """What `--lab` names, checked before anything is started.
 
     Raises:
-        ConfigError: One is unknown, or a package of one is missing.
+        ConfigError: A name is unknown or has no hypervisor, or a package is missing.
     """
-    wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    for name in wanted:
-        if name not in LAB:
-            raise ConfigError(f"there is no lab node {name}", hint=f"use {', '.join(LAB)}")
-    missing = sorted({package for name in wanted for package in LAB[name].lacks()})
-    if missing:
-        raise ConfigError(
-            f"the lab needs packages that are not installed: {', '.join(missing)}",
-            hint=f"apt-get install --no-install-recommends {' '.join(missing)}",
-        )
-    return wanted
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        return Plan()
+    if ALL in wanted:
+        return _everything()
+    nodes = table.chosen(wanted)
+    for node in nodes:
+        if why := _unfit(node):
+            able = ", ".join(one.name for one in table.LAB.values() if not _unfit(one))
+            raise ConfigError(f"{node.name} cannot be put to the proof: {why}", hint=f"use {able}")
+    table.require(nodes)
+    return Plan(nodes=nodes)
 
 
-def show(
-    names: Sequence[str], database: Database, console: Console, asked: threading.Event
-) -> bool:
+def _everything() -> Plan:
+    left_out = {name: why for name, node in table.LAB.items() if (why := _lacks(node))}
+    nodes = tuple(node for name, node in table.LAB.items() if name not in left_out)
+    return Plan(nodes=nodes, left_out=left_out)
+
+
+def _lacks(node: LabNode) -> str:
+    """Why a node cannot be tested here; empty where it can."""
+    if why := _unfit(node):
+        return why
+    if lacks := node.lacks():
+        return f"needs {', '.join(lacks)}"
+    return "needs root" if node.root and os.geteuid() != 0 else ""
+
+
+def _unfit(node: LabNode) -> str:
+    """Why a node is no column of its own anywhere; empty where it is."""
+    if node.second_of:
+        return f"it only stands beside {node.second_of}"
+    return "" if node.hypervisor else "it has no hypervisor"
+
+
+def ready() -> tuple[str, ...]:
+    """Names that `--lab all` would take on this machine."""
+    return tuple(node.name for node in _everything().nodes)
+
+
+def show(plan: Plan, place: Place) -> bool:
     """Run the compute suite on each lab node in turn and file what it showed.
-
-    Args:
-        names: As `chosen` gave them.
-        database: The demo's.
-        console: For live lines.
-        asked: Set when the user wants an end.
 
     Returns:
         Whether every suite came to its end.
     """
-    good = True
-    for name in names:
-        if asked.is_set():
-            return False
-        say = partial(_say, console, name)
-        # Not below the demo's own folder: names of libvirt's sockets must be short.
-        folder = Path(tempfile.mkdtemp(prefix="hv-lab-"))
-        try:
-            good = _prove(name, folder, database, say, asked) and good
-        except HypervouchError as error:
-            say(f"not tested: {error}")
-            good = False
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    return good
+    place.kept.mkdir(parents=True, exist_ok=True)
+    names = ", ".join(node.name for node in plan.nodes)
+    place.console.print(f"\nThe lab, one after the other: {names or 'nothing'}.", highlight=False)
+    for name, why in plan.left_out.items():
+        place.console.print(f"Left out: {name}, {why}.", highlight=False, markup=False)
+    done: list[Outcome] = []
+    for number, node in enumerate(plan.nodes, start=1):
+        if place.asked.is_set():
+            break
+        with Lines(place.console, node.name, place.kept / f"{node.name}.log") as lines:
+            lines.say(f"{node.title} ({number} of {len(plan.nodes)})")
+            done += Turn(node, place, lines).run()
+    left_out = [
+        Outcome(name=name, title=table.LAB[name].title, why=why, left_out=True)
+        for name, why in plan.left_out.items()
+    ]
+    place.console.print()
+    place.console.print(summary([*done, *left_out]))
+    tried = {one.name for one in done if not one.why}
+    return len(tried) == len(plan.nodes) and not any(one.why for one in done)
 
 
-def _say(console: Console, name: str, text: str) -> None:
-    console.print(f"lab {name}: {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _prove(
-    name: str,
-    folder: Path,
-    database: Database,
-    say: Callable[[str], None],
-    asked: threading.Event,
-) -> bool:
-    began = time.monotonic()
-    say("bringing it up ...")
-    with LAB[name].up(folder, say) as reach:
-        say(f"{reach.url}, evidence {reach.grade.value}")
-        told = folder / "report.json"
-        argv = [sys.executable, "-m", "ci.cli", "suite", "compute", *reach.words()]
-        argv += ["--work", str(folder / "work"), "--report", str(told)]
-        status = _suite(argv, say, asked)
-    # One that broke off half-way may have met a hypervisor that was dying: no evidence.
-    if status not in _TOLD or asked.is_set() or not told.exists():
-        say(f"no evidence: the suite ended with status {status}")
-        return False
-    title, found = report.read(told, now=SystemClock().now())
-    evidence.read_in(database, title, found, by=READER, at=SystemClock().now())
-    counts = {one.shown: 0 for one in found}
+def summary(found: Sequence[Outcome]) -> Table:
+    """The table at the end."""
+    shown = Table(title="What the suite showed (tests)", title_justify="left", title_style="bold")
+    shown.add_column("hypervisor", overflow="fold")
+    for _, word in SHOWN:
+        shown.add_column(word, justify="right")
+    shown.add_column("evidence")
+    shown.add_column("time", justify="right")
     for one in found:
-        counts[one.shown] += 1
-    words = ", ".join(f"{count} {shown}" for shown, count in sorted(counts.items()))
-    say(f"{words} in {time.monotonic() - began:.0f} s")
-    return True
-
-
-def _suite(argv: Sequence[str], say: Callable[[str], None], asked: threading.Event) -> int:
-    """Run the suite as a child; whatever happens, nothing of it is left."""
-    child = proc.spawn(argv, stdout=proc.PIPE, env={**os.environ, "PYTHONSAFEPATH": "1"})
-    assert child.stdout is not None  # noqa: S101 it was asked for
-    reader = threading.Thread(target=_tell, args=(child.stdout, say), daemon=True)
-    reader.start()
-    try:
-        for _ in proc.wait_until(time.monotonic() + SUITE_LIMIT_S, every_s=0.2):
-            if child.poll() is not None or asked.is_set():
-                break
-    finally:
-        _end(child)
-        reader.join(timeout=5)
-        child.stdout.close()
-    return child.returncode
-
-
-def _end(child: proc.Process) -> None:
-    """Interrupt it, so that it cleans up; then no more questions."""
-    if child.poll() is None:
-        proc.kill_group(child.pid, signal.SIGINT)
-        with suppress(proc.TimeoutExpired):
-            child.wait(GRACE_S)
-    proc.kill_group(child.pid)
-    child.wait()
-
-
-def _tell(stream: IO[bytes], say: Callable[[str], None]) -> None:
-    for line in stream:
-        text = line.decode("utf-8", "replace").rstrip()
-        if text:
-            say(text[:200])
-
-
-@contextmanager
-def _libvirt(driver: str, folder: Path, say: Callable[[str], None]) -> Iterator[Reach]:
-    del say
-    host = LibvirtHost(folder / "host", f"hv-lab-{driver}")
-    try:
-        host.start()
-        more = "&type=qemu" if driver == "qemu" else ""
-        yield Reach(url=host.uri(driver) + more, grade=Grade.BARE)
-    finally:
-        host.stop()
-
-
-@contextmanager
-def _uml(folder: Path, say: Callable[[str], None]) -> Iterator[Reach]:
-    del folder, say
-    yield Reach(url="uml:///", grade=Grade.BARE)
-
-
-@contextmanager
-def _engine(name: str, folder: Path, say: Callable[[str], None]) -> Iterator[Reach]:
-    del say
-    with engines.running(name, folder / "engine") as socket:
-        yield Reach(url=f"{name}://{socket}", grade=Grade.BARE)
-
-
-@contextmanager
-def _nested(name: str, folder: Path, say: Callable[[str], None]) -> Iterator[Reach]:
-    node = NestedNode(folder / "node", PERSONAS[name], progress=say)
-    try:
-        endpoint = node.start()
-        yield Reach(
-            url=endpoint.hypervisor,
-            grade=endpoint.grade,
-            key_file=endpoint.key_file,
-            known_hosts=endpoint.known_hosts,
-        )
-    finally:
-        node.stop()
-
-
-LAB: Mapping[str, LabNode] = {
-    "libvirt": LabNode(lacks=libvirt_host.missing_tools, up=partial(_libvirt, "qemu")),
-    "lxc": LabNode(lacks=libvirt_host.missing_tools, up=partial(_libvirt, "lxc")),
-    "uml": LabNode(lacks=partial(_lacks, _UML), up=_uml),
-    "docker": LabNode(lacks=partial(engines.missing, "docker"), up=partial(_engine, "docker")),
-    "podman": LabNode(lacks=partial(engines.missing, "podman"), up=partial(_engine, "podman")),
-    "kvm": LabNode(lacks=lacks_for_images, up=partial(_nested, "kvm")),
-    "xen": LabNode(lacks=lacks_for_images, up=partial(_nested, "xen")),
-}
+        numbers = [str(one.counts.get(key, 0)) if one.grade else "" for key, _ in SHOWN]
+        if one.counts.get(Shown.FAILS):
+            numbers[-1] = f"[red]{numbers[-1]}[/red]"
+        word = "left out" if one.left_out else "none"
+        last = f"{one.took_s:.0f} s" if one.took_s else ""
+        title = f"{one.title}: {one.why}" if one.why else one.title
+        shown.add_row(title.replace("[", r"\["), *numbers, one.grade or word, last)
+    return shown

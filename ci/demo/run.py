@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +15,10 @@ from rich.live import Live
 
 from ci.app import App, load_layout
 from ci.demo.config import NodeChoice, write_config
-from ci.demo.lab import chosen
+from ci.demo.guard import guarded
+from ci.demo.lab import Plan, chosen, ready
 from ci.demo.lab import show as show_lab
+from ci.demo.lab_turn import Place
 from ci.demo.scene import Scene, open_scene
 from ci.demo.story import Stage, Told, acts, play
 from ci.demo.watch import Row, rows, table, vote_text, votes_on
@@ -48,7 +50,7 @@ def run_demo(
         keep: Directory to keep everything in; a temporary one otherwise.
         once: End as soon as nothing more will come.
         asked: Set when the user wants an end.
-        lab: Names of hypervisors that run the compute suite after the votes.
+        lab: Names of hypervisors that run the compute suite after the votes, or `all`.
 
     Returns:
         0 when exactly the expected votes are in and every suite of the lab ended, 1 otherwise.
@@ -57,15 +59,26 @@ def run_demo(
         HypervouchError: Something this machine lacks, with its fix.
     """
     console = Console()
-    nodes = chosen(lab)
-    with _directory(keep) as directory:
+    plan = chosen(lab)
+    with (
+        _directory(keep) as directory,
+        _made("hv-lab-") as folder,
+        guarded(directory, folder, keep=keep is not None),
+    ):
         choice = _choose(hypervisor, directory, console)
         console.print(f"Starting a review server ({gerrit}) ...")
         scene = open_scene(gerrit, directory)
         try:
             config = write_config(directory, scene, choice, port=port or _free_port())
             return _with_ci(
-                scene, config, choice, directory, console, once=once, asked=asked, lab=nodes
+                scene,
+                config,
+                choice,
+                directory,
+                console,
+                once=once,
+                asked=asked,
+                lab=(plan, folder),
             )
         finally:
             scene.stop()
@@ -79,7 +92,13 @@ def _directory(keep: Path | None) -> Iterator[Path]:
             raise HypervouchError(f"{keep} is not empty", hint="name a new directory")
         yield keep.resolve()
         return
-    made = Path(tempfile.mkdtemp(prefix="hypervouch-demo-"))
+    with _made("hypervouch-demo-") as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _made(prefix: str) -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield made
     finally:
@@ -123,8 +142,9 @@ def _with_ci(
     *,
     once: bool,
     asked: threading.Event,
-    lab: Sequence[str],
+    lab: tuple[Plan, Path],
 ) -> int:
+    plan, folder = lab
     notice = f"Demo on a {scene.kind}." + (
         " Hypervisor: EMULATOR, our own stand-in: it proves no hypervisor."
         if choice.emulator
@@ -135,15 +155,34 @@ def _with_ci(
     try:
         console.print(f"{notice}\nConfiguration: {config}\nPage: {app.url}\n", highlight=False)
         good = _show(app, scene, directory, console, choice, asked=asked)
-        if lab:
-            good = show_lab(lab, app.database, console, asked) and good
-            console.print(f"The matrix: {app.url}matrix", highlight=False)
+        place = Place(
+            folder=folder,
+            kept=directory / "lab",
+            database=app.database,
+            console=console,
+            asked=asked,
+        )
+        good = _lab(plan, place, app.url) and good
         if not once and not asked.is_set():
             console.print(f"\nThe page stays up at {app.url} until Ctrl-C.")
             asked.wait()
         return 0 if good else 1
     finally:
         app.stop()
+
+
+def _lab(plan: Plan, place: Place, url: str) -> bool:
+    """The lab's hypervisors; without any, which there could be."""
+    if place.asked.is_set():
+        return True
+    if not plan.nodes and not plan.left_out:
+        if names := ready():
+            place.console.print(f"Real hypervisors for {url}matrix: --lab {','.join(names)}")
+        return True
+    good = show_lab(plan, place)
+    if not place.asked.is_set():
+        place.console.print(f"The matrix: {url}matrix", highlight=False)
+    return good
 
 
 def _show(

@@ -3,7 +3,7 @@
 
 The tests lie on the controller and run there; only their questions travel to the node. The
 job's `run` is their path, absolute, and whatever else pytest shall be told. Code from a patch
-is never among them.
+is never among them. A node that dies under its tests is told apart, see `testinfra_node`.
 """
 
 import shlex
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path, PurePath
 
 from ci.errors import ConfigError
+from ci.jobs import trouble
 from ci.jobs.base import Plan, PlanStep, Where
 from ci.jobs.shell import checkout_of
 from ci.layout import Job
@@ -20,6 +21,7 @@ RESULTS = "testinfra.xml"
 SSH_CONFIG = "ssh_config"
 # pytest puts the host into a test's name: an alias keeps that the same on every node.
 ALIAS = "node"
+WATCH = "ci.jobs.testinfra_node"
 
 
 class TestinfraSuite:
@@ -56,6 +58,7 @@ class TestinfraSuite:
             env={"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", **job.env},
             artifacts=job.artifacts,
             local_results=(results,),
+            trouble=results.with_name(trouble.FILE),
         )
 
 
@@ -77,6 +80,7 @@ def _command(arguments: list[str], endpoint: Endpoint, results: Path) -> str:
     config = results.with_name(SSH_CONFIG)
     lines = shlex.join(_ssh_config(endpoint))
     hosts = [f"--hosts=ssh://{ALIAS}", f"--ssh-config={config}"]
+    hosts += ["-p", WATCH, f"--trouble={results.with_name(trouble.FILE)}"]
     return (
         f"printf '%s\\n' {lines} >{shlex.quote(str(config))} && exec {shlex.join(pytest + hosts)}"
     )

@@ -143,7 +143,7 @@ class Matrix:
         made_at: When.
         stale_days: Age from which evidence counts as old.
         against: Year that is compared with; empty: the newest that has the cell.
-        columns: Those with evidence first.
+        columns: Those with evidence first, each stand-in followed by what it stands in for.
         lines: In Nova's order.
     """
 
@@ -302,15 +302,24 @@ def _compared(one: Cell, against: int | None) -> Cell:
 
 
 def _columns(by_system: Mapping[str, Sequence[Evidence]]) -> tuple[Column, ...]:
-    """Systems with evidence, most real and best known first, then the rest of Nova's tables."""
+    """Systems with evidence, most real and best known first, then the rest of Nova's tables.
+
+    Beside a stand-in is the column that it stands in for.
+    """
     shown = [_column(key, words) for key, words in by_system.items()]
     shown.sort(key=lambda one: (_RANK[one.grades[0]], -len(by_system[one.key]), one.key))
-    rest = [
-        Column(key=key, title=title, declared=_years(key))
+    rest = {
+        key: Column(key=key, title=title, declared=_years(key))
         for key, title in nova.drivers().items()
         if key not in by_system
-    ]
-    return (*shown, *rest)
+    }
+    found = []
+    for one in shown:
+        found.append(one)
+        original = rest.pop(nova.STAND_INS.get(one.key, ""), None)
+        if original is not None:
+            found.append(original)
+    return (*found, *rest.values())
 
 
 def _column(key: str, words: Sequence[Evidence]) -> Column:

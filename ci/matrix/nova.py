@@ -15,6 +15,10 @@ YEARS = (2015, 2020, 2026)
 NEWEST = YEARS[-1]
 RENAMED = {"guest.disk.autoconfigure.wtf.com": "guest.disk.autoconfig"}
 """A row of 2015 that has another key since; its title is the same."""
+STAND_INS = {
+    f"libvirt-qemu-{machine}": f"libvirt-kvm-{machine}" for machine in ("aarch64", "ppc64", "s390x")
+}
+"""Columns of ours whose guests are emulated: Nova's column of KVM on that machine, by ours."""
 
 
 @dataclass(frozen=True, kw_only=True)

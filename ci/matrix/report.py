@@ -6,6 +6,7 @@ reads it trusts its author with the words, not with the form: sizes and names ar
 """
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -125,13 +126,7 @@ def read(path: Path, *, now: datetime) -> tuple[str, tuple[Evidence, ...]]:
     """
     hint = "make it with `hypervouch suite compute --report FILE`"
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ConfigError(
-                f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} that are read",
-                hint="split it into several reports",
-            )
-        report = Report.model_validate_json(path.read_bytes())
+        report = Report.model_validate_json(_content(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     except ValidationError as error:
@@ -143,6 +138,25 @@ def read(path: Path, *, now: datetime) -> tuple[str, tuple[Evidence, ...]]:
             hint="set the clock of the machine that made it, or of this one",
         )
     return report.name, tuple(_evidence(report, one) for one in report.evidence)
+
+
+def _content(path: Path) -> bytes:
+    """The file, no more than is allowed; what is no file could be endless, or never answer.
+
+    Raises:
+        ConfigError: It is none, or too large.
+        OSError: It cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ConfigError(f"{path} cannot be read: it is no file", hint="name a report's file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"{path} has more than the {MAX_FILE_BYTES} bytes that are read",
+            hint="split it into several reports",
+        )
+    return content
 
 
 def _evidence(report: Report, one: ReportedEvidence) -> Evidence:

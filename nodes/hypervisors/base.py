@@ -9,20 +9,22 @@ Lifecycle, driven by a suite, a probe or the leak inventory:
 3. Calls for one guest come one at a time. Calls for different guests may run at once, from
    different threads. Each call returns when its effect can be seen, or raises.
 4. `delete(name)` ends a guest and removes whatever `launch` and later calls made for it:
-   disks, snapshots, saved memory, rescue images, logs. `delete_volume` removes a volume.
+   disks, snapshots, saved memory, rescue images, logs. Volumes, networks and cached images
+   are removed by calls of their own.
 5. `close()` gives the connection back; guests go on. Repeatable, never raises.
 
-What may be repeated, and succeeds: `delete`, `delete_volume`, `power_off`, `close`, `cleanup`,
-`pause` of what is paused, `unpause` and `start` of what runs.
+What may be repeated, and succeeds: `delete`, `delete_volume`, `delete_network`, `forget_image`,
+`power_off`, `close`, `cleanup`, `pause` of what is paused, `unpause` and `start` of what runs.
 
-Ours and not ours: names of guests and volumes that we make begin with `PREFIX`. `inventory`
-lists everything, `cleanup` removes only what carries the prefix.
+Ours and not ours: names of guests, volumes and networks that we make begin with `PREFIX`.
+`inventory` lists everything, `cleanup` removes only what carries the prefix.
 
 Errors: see `nodes.hypervisors.faults`. What a system cannot do raises Unsupported with the
 feature and the reason; an adapter says so without trying, in `missing`, or after trying.
 Everything waits for a bounded time and then raises TransientFault or NodeFault.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +38,10 @@ from ci.model.result import Grade
 from nodes.hypervisors.faults import Unsupported
 
 PREFIX = "hv-"
-"""Begins the name of every guest and volume that we make."""
+"""Begins the name of every guest, volume and network that we make."""
+
+INTERFACES = "/etc/network/interfaces"
+"""Debian's file of a guest's cards and their addresses, which Nova's drivers injected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,7 @@ class GuestImage:
         root: The same system as a tar file, for containers.
         disk: A bootable disk, or None.
         disk_format: Of `disk`.
+        id: The image service's; a cached image is known by it.
         properties: Glance's image properties: `hypervisor_type`, `vm_mode`, checked by launch.
     """
 
@@ -104,15 +110,64 @@ class GuestImage:
     root: Path | None = None
     disk: Path | None = None
     disk_format: DiskFormat = DiskFormat.QCOW2
+    id: str = ""
     properties: Mapping[str, str] = field(default_factory=dict)
+
+    def cache_name(self) -> str:
+        """What a cached image is kept as; an id may hold anything."""
+        return f"{PREFIX}image-{hashlib.sha256(self.id.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a security group lets in: `icmp`, or `tcp` and `udp` to a port."""
+
+    protocol: str
+    port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nic:
-    """A network card; `tag` is told to the guest where device tags work."""
+    """A network card.
+
+    Attributes:
+        mac: Its hardware address.
+        tag: Told to the guest where device tags work.
+        network: One made by `create_network`; the hypervisor's usual one when empty.
+        rules: All that may reach the guest by it; None lets everything in. What the guest
+            itself begins is let out, and its answers in.
+    """
 
     mac: str
     tag: str = ""
+    network: str = ""
+    rules: tuple[Rule, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A block volume that can be attached.
+
+    Attributes:
+        name: Begins with PREFIX.
+        size_mib: Its size.
+        path: Where the hypervisor has it; opaque to callers.
+        format: On the hypervisor's side.
+        shared: Made so that several guests may have it at once.
+        secret: Passphrase of an encrypted one; with `user`, the target's.
+        source: `iscsi://HOST:PORT/IQN/LUN` of one that is not the hypervisor's own but a
+            target's, raw; it is attached, and never made or removed here.
+        user: Whom the target asks for by CHAP; nobody when empty.
+    """
+
+    name: str
+    size_mib: int
+    path: str = ""
+    format: DiskFormat = DiskFormat.QCOW2
+    shared: bool = False
+    secret: str = ""
+    source: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +186,11 @@ class GuestSpec:
         files: Files put into the guest's disk or root before it boots, by absolute path.
         graphics: `vnc`, `spice` or empty.
         firmware: `bios` or `uefi`.
+        stateless: Firmware that keeps no variables over a power cycle.
         tpm: An emulated TPM 2.0.
         memory_file: Memory backed by a file.
+        root: A volume for its first disk, instead of one that is made for it: `delete` leaves
+            it, `rebuild` writes it anew.
     """
 
     name: str
@@ -145,8 +203,31 @@ class GuestSpec:
     files: Mapping[str, bytes] = field(default_factory=dict)
     graphics: str = ""
     firmware: str = "bios"
+    stateless: bool = False
     tpm: bool = False
     memory_file: bool = False
+    root: Volume | None = None
+
+    def asks_for(self) -> tuple[Feature, ...]:
+        """Every row of the matrix that it takes, beyond a plain guest."""
+        screens = {one.value for one in Feature if one.value.startswith("console.")}
+        screen = f"console.{self.graphics}"
+        wanted = {
+            Feature.UEFI_BOOT: self.firmware == "uefi",
+            Feature.BOOT_STATELESS_FIRMWARE: self.stateless,
+            Feature.BOOT_EMULATED_TPM: self.tpm,
+            Feature.FILE_BACKED_MEMORY: self.memory_file,
+            Feature.GUEST_SETUP_CONFIGDRIVE: self.config_drive is not None,
+            Feature.GUEST_SETUP_INJECT_FILE: bool(self.files),
+            Feature.GUEST_SETUP_INJECT_NETWORKING: INTERFACES in self.files,
+            Feature.REBUILD_VOLUME_BACKED: self.root is not None,
+            Feature.DEVICE_TAGS: any(nic.tag for nic in self.nics),
+            Feature.NETWORKING_TOPOLOGY_FLAT: any(nic.network for nic in self.nics),
+            Feature.NETWORKING_SECURITYGROUPS: any(nic.rules is not None for nic in self.nics),
+        }
+        if screen in screens:
+            wanted[Feature(screen)] = True
+        return tuple(feature for feature, is_asked in wanted.items() if is_asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,27 +237,6 @@ class GuestInfo:
     state: GuestState
     memory_mib: int
     cpus: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Volume:
-    """A block volume that can be attached.
-
-    Attributes:
-        name: Begins with PREFIX.
-        size_mib: Its size.
-        path: Where the hypervisor has it; opaque to callers.
-        format: On the hypervisor's side.
-        shared: Made so that several guests may have it at once.
-        secret: Passphrase of an encrypted one.
-    """
-
-    name: str
-    size_mib: int
-    path: str
-    format: DiskFormat = DiskFormat.QCOW2
-    shared: bool = False
-    secret: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,10 +301,22 @@ class Hypervisor(ABC):
     Attributes:
         missing: Features that this system cannot do, with the reason; also those for which
             there is no call here. The capability table of the documentation is made of it.
+        migrates_within: Whether a guest can be migrated live to the host that it is on, into
+            a domain of its own there: that shows as much as one host can.
     """
 
     missing: ClassVar[Mapping[Feature, str]] = {}
     migrates_within: ClassVar[bool] = False
+
+    def refuse_missing(self, spec: GuestSpec) -> None:
+        """Look whether a guest asks for something that is missing; for adapters' `launch`.
+
+        Raises:
+            Unsupported: It does.
+        """
+        for feature in spec.asks_for():
+            if feature in self.missing:
+                self.cannot(feature)
 
     def cannot(self, feature: Feature) -> NoReturn:
         """Say that a feature is not to be had here.
@@ -365,6 +437,22 @@ class Hypervisor(ABC):
         del name, image
         self.cannot(Feature.REBUILD)
 
+    def cache_image(self, image: GuestImage) -> bool:
+        """Put an image onto the host; whether anything had to be copied.
+
+        Until `forget_image`, launches of an image with this `id` take no file of it from here.
+
+        Raises:
+            CallerFault: It has no `id`, or a file of it is missing.
+        """
+        del image
+        self.cannot(Feature.CACHE_IMAGES)
+
+    def forget_image(self, image: GuestImage) -> None:
+        """Remove a cached image that no guest uses; repeatable."""
+        del image
+        self.cannot(Feature.CACHE_IMAGES)
+
     def rescue(self, name: str, image: GuestImage) -> None:
         """Boot a guest from another image, its own disks attached."""
         del name, image
@@ -453,6 +541,21 @@ class Hypervisor(ABC):
         """Detach it; it is gone from the guest when this returns."""
         del name, nic
         self.cannot(Feature.DETACH_INTERFACE)
+
+    def update_interface(self, name: str, nic: Nic) -> None:
+        """Give an attached card, known by its hardware address, other `rules`, at once."""
+        del name, nic
+        self.cannot(Feature.NETWORKING_SECURITYGROUPS)
+
+    def create_network(self, name: str) -> None:
+        """Make a network whose cards reach each other; the name begins with PREFIX."""
+        del name
+        self.cannot(Feature.NETWORKING_TOPOLOGY_FLAT)
+
+    def delete_network(self, name: str) -> None:
+        """Remove a network that no guest uses; repeatable."""
+        del name
+        self.cannot(Feature.NETWORKING_TOPOLOGY_FLAT)
 
     # Hosts -------------------------------------------------------------------------------
 

@@ -292,6 +292,20 @@ class ContainerHypervisor(Hypervisor):
         if _state(found) == GuestState.SHUTOFF:
             self.start(name)
 
+    def cache_image(self, image: GuestImage) -> bool:
+        """Import it once, under a name of its own; containers share its layer."""
+        if not image.id:
+            raise CallerFault("an image without an id cannot be cached", hint="set its id")
+        if self._cached(image):
+            return False
+        self._check_image(image)
+        self._import(image.cache_name(), image)
+        return True
+
+    def forget_image(self, image: GuestImage) -> None:
+        """Remove that name; the layer goes with the last container of it."""
+        self.delete(image.cache_name())
+
     # Cards -------------------------------------------------------------------------------
 
     def attach_interface(self, name: str, nic: Nic) -> None:
@@ -300,8 +314,13 @@ class ContainerHypervisor(Hypervisor):
         Raises:
             Unsupported: The engine gives a card that is attached later an address of its own.
         """
-        if nic.tag:
-            self.cannot(Feature.ATTACH_TAGGED_INTERFACE)
+        for feature, asked in (
+            (Feature.ATTACH_TAGGED_INTERFACE, bool(nic.tag)),
+            (Feature.NETWORKING_TOPOLOGY_FLAT, bool(nic.network)),
+            (Feature.NETWORKING_SECURITYGROUPS, nic.rules is not None),
+        ):
+            if asked:
+                self.cannot(feature)
         self._plug(self._get(name), nic)
 
     def detach_interface(self, name: str, nic: Nic) -> None:
@@ -320,25 +339,24 @@ class ContainerHypervisor(Hypervisor):
         local.check_name(spec.name)
         self._check_image(spec.image)
         self._cpuset(spec.name, spec.cpus)
-        if spec.config_drive is not None:
-            self.cannot(Feature.GUEST_SETUP_CONFIGDRIVE)
-        if spec.graphics:
-            self.cannot(Feature(f"console.{spec.graphics}"))
-        if spec.firmware != "bios":
-            self.cannot(Feature.UEFI_BOOT)
-        if spec.tpm:
-            self.cannot(Feature.BOOT_EMULATED_TPM)
-        if spec.memory_file:
-            self.cannot(Feature.FILE_BACKED_MEMORY)
-        if any(nic.tag for nic in spec.nics):
-            self.cannot(Feature.DEVICE_TAGS)
+        self.refuse_missing(spec)
 
     def _check_image(self, image: GuestImage) -> None:
         local.check_properties(image, frozenset({self._engine.key}), _MODES)
         local.refuse_disk(image, "a container")
-        local.need_file(image.root, "tar file of a root", _TAR)
+        if not self._cached(image):
+            local.need_file(image.root, "tar file of a root", _TAR)
+
+    def _cached(self, image: GuestImage) -> str:
+        """The engine's image of a cached one; empty where it is not cached."""
+        return self._image_id(image.cache_name(), _BASE) if image.id else ""
 
     def _import(self, name: str, image: GuestImage) -> None:
+        cached = self._cached(image)
+        if cached:
+            with self._engine.faults(f"image of {name}"):
+                self._client.api.tag(cached, name, _BASE)
+            return
         path = local.need_file(image.root, "tar file of a root", _TAR)
         with self._engine.faults(f"image of {name}"), without_duplicates(path) as clean:
             told = self._client.api.import_image_from_file(str(clean))

@@ -46,6 +46,7 @@ _HIDDEN = bytes(byte ^ 0x5A for byte in range(256))
 _SLICE_S = 0.02
 _NO_SCREEN = "the dummy has no screen"
 _NO_STORE = "the dummy keeps volumes in memory"
+_NO_NETWORK = "the dummy's guests have cards and no network"
 
 
 class Host:
@@ -62,6 +63,7 @@ class Store:
 
     def __init__(self) -> None:
         self.volumes: dict[str, tuple[Volume, Disk]] = {}
+        self.images: set[str] = set()
         self.hosts: dict[str, Host] = {}
 
 
@@ -132,6 +134,8 @@ class DummyHypervisor(Hypervisor):
         Feature.STORAGE_BLOCK_BACKEND_ISCSI: _NO_STORE,
         Feature.STORAGE_BLOCK_BACKEND_ISCSI_AUTH_CHAP: _NO_STORE,
         Feature.STORAGE_BLOCK_BACKEND_FIBRECHANNEL: _NO_STORE,
+        Feature.NETWORKING_TOPOLOGY_FLAT: _NO_NETWORK,
+        Feature.NETWORKING_SECURITYGROUPS: _NO_NETWORK,
     }
 
     def __init__(self, steered: Steering, store: Store) -> None:
@@ -204,18 +208,15 @@ class DummyHypervisor(Hypervisor):
         """Start a modelled guest."""
         with self._doing("launch", spec.name, Feature.LAUNCH, known=False):
             self._check(spec)
-            screen = Feature(f"console.{spec.graphics or 'vnc'}")
-            for wanted, feature in (
-                (spec.firmware == "uefi", Feature.UEFI_BOOT),
-                (spec.tpm, Feature.BOOT_EMULATED_TPM),
-                (spec.memory_file, Feature.FILE_BACKED_MEMORY),
-                (spec.config_drive is not None, Feature.GUEST_SETUP_CONFIGDRIVE),
-                (bool(spec.files), Feature.GUEST_SETUP_INJECT_FILE),
-                (bool(spec.graphics), screen),
-            ):
-                if wanted and (feature in self._steered.unsupported or feature in self.missing):
+            for feature in spec.asks_for():
+                if feature in self._steered.unsupported or feature in self.missing:
                     raise Unsupported(feature, self.missing.get(feature, "the URL says so"))
-            guest = self.host.guests[spec.name] = self._model(spec)
+            guest = self._model(spec)
+            if spec.root is not None:
+                guest.root = self._disk(spec.root)
+            self.host.guests[spec.name] = guest
+            if not self._lies("tags"):
+                guest.tags |= {nic.mac: nic.tag for nic in spec.nics if nic.tag}
             guest.boot()
 
     def info(self, name: str) -> GuestInfo:
@@ -331,6 +332,21 @@ class DummyHypervisor(Hypervisor):
                 guest.root.content.clear()
             guest.boot()
 
+    def cache_image(self, image: GuestImage) -> bool:
+        """Remember its id; the lie forgets it again."""
+        with self._doing("cache_image", feature=Feature.CACHE_IMAGES):
+            if not image.id:
+                raise CallerFault("an image without an id cannot be cached")
+            new = image.id not in self._store.images
+            if not self._lies("cache_image"):
+                self._store.images.add(image.id)
+            return new
+
+    def forget_image(self, image: GuestImage) -> None:
+        """Forget its id."""
+        with self._doing("forget_image", feature=Feature.CACHE_IMAGES):
+            self._store.images.discard(image.id)
+
     def rescue(self, name: str, image: GuestImage) -> None:
         """Another root before its own."""
         with self._doing("rescue", name, Feature.RESCUE):
@@ -406,8 +422,11 @@ class DummyHypervisor(Hypervisor):
             others = [g for g in self._all_guests() if volume.name in g.attached]
             if others and not volume.shared:
                 raise CallerFault(f"volume {volume.name} is attached already")
+            guest = self.host.guests[name]
             if not self._lies("attach_volume"):
-                self.host.guests[name].attached[volume.name] = disk
+                guest.attached[volume.name] = disk
+            if tag and not self._lies("tags"):
+                guest.tags[volume.name] = tag
 
     def detach_volume(self, name: str, volume: Volume) -> None:
         """It has it no more."""
@@ -445,8 +464,11 @@ class DummyHypervisor(Hypervisor):
         """Another card."""
         feature = Feature.ATTACH_TAGGED_INTERFACE if nic.tag else Feature.ATTACH_INTERFACE
         with self._doing("attach_interface", name, feature):
+            guest = self.host.guests[name]
             if not self._lies("attach_interface"):
-                self.host.guests[name].nics.append(nic)
+                guest.nics.append(nic)
+            if nic.tag and not self._lies("tags"):
+                guest.tags[nic.mac] = nic.tag
 
     def detach_interface(self, name: str, nic: Nic) -> None:
         """One less."""
@@ -539,6 +561,8 @@ class DummyHypervisor(Hypervisor):
         image = spec.image
         files = [path for path in (image.kernel, image.initrd, image.root, image.disk) if path]
         gone = [path for path in files if not path.exists()]
+        if image.id in self._store.images:
+            gone = []
         if gone or not files:
             raise CallerFault(f"the image lacks {gone[0] if gone else 'everything'}")
         wanted = image.properties.get("hypervisor_type", "dummy")

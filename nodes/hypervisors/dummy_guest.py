@@ -8,13 +8,14 @@ ticks while it runs. It has no shell: `exec` says so, and tests that need one ar
 import copy
 import hashlib
 import json
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nodes.hypervisors.base import GuestImage, GuestSpec, GuestState
+from nodes.hypervisors.base import INTERFACES, GuestImage, GuestSpec, GuestState
 from nodes.hypervisors.guest import Answer
 
 ROOT_MIB = 8
@@ -23,6 +24,7 @@ _SECTORS = 2048  # of a MiB
 _LOG_LIMIT = 1 << 20
 _NOISE = b"noise " * 10_000 + b"\n"
 _NO_SHELL = 127
+_META = "openstack/latest/meta_data.json"
 _Verb = Callable[[str], Answer]
 _DARK = b"\r\nNo bootable device: this guest was asked for without a boot\r\n"
 
@@ -112,6 +114,7 @@ class ModelGuest:
         self.root = Disk("root", ROOT_MIB)
         self.attached: dict[str, Disk] = {}
         self.nics = list(spec.nics)
+        self.tags: dict[str, str] = {}
         self.rescue_image: GuestImage | None = None
         self.snapshots: dict[str, bytearray] = {}
         self.log = bytearray()
@@ -241,7 +244,12 @@ class ModelGuest:
         }
 
     def _nics(self) -> dict[str, dict[str, str]]:
-        return {f"eth{n}": {"mac": nic.mac, "ip": ""} for n, nic in enumerate(self.nics)}
+        text = self.spec.files.get(INTERFACES, b"").decode("utf-8", "replace")
+        found = re.search(r"\n\s*address (\S+)", text)
+        first = found[1] if found else ""
+        return {
+            f"eth{n}": {"mac": nic.mac, "ip": "" if n else first} for n, nic in enumerate(self.nics)
+        }
 
     def _md5(self, device: str) -> Answer:
         disk = self.disks().get(device)
@@ -268,8 +276,20 @@ class ModelGuest:
 
     def _config_drive(self, _: str) -> Answer:
         files = self.spec.config_drive or {}
-        meta = files.get("openstack/latest/meta_data.json", b"").decode("utf-8", "replace")
+        meta = files.get(_META, b"").decode("utf-8", "replace")
+        if self.tags:
+            meta = json.dumps(json.loads(meta) | {"devices": self._devices()})
         return {"files": " ".join(f"./{name}" for name in sorted(files)), "meta": meta}
+
+    def _devices(self) -> list[dict[str, object]]:
+        """What Nova tells of tagged devices, without addresses: a model has no bus."""
+        serials = {key: key[:20] for key in self.attached}
+        return [
+            {"type": "disk", "serial": serials[key], "tags": [tag]}
+            if key in serials
+            else {"type": "nic", "mac": key, "tags": [tag]}
+            for key, tag in self.tags.items()
+        ]
 
     def _tell(self, answer: Answer) -> None:
         self._write(f"\r\n@@ {json.dumps(answer)}\r\n".encode())

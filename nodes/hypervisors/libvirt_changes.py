@@ -26,14 +26,40 @@ class LibvirtChanges(LibvirtDevices):
         """Put another image under a guest; its first disk begins anew, snapshots are gone."""
         domain = self.domain(name)
         self.check_image(image)
+        volume = self._root_volume(domain)
         self.power_off(name)
         if Feature.SNAPSHOT not in self.missing:
             for snapshot in domain.listAllSnapshots():
                 snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
         for what in ("kernel", "initrd", "disk"):
             self.store.remove(f"{name}.{what}")
-        kernel, initrd, _disk = self.put_image(name, image, {})
+        kernel, initrd, disk = self.put_image(name, image, {})
+        if volume:
+            if image.disk is None:
+                self.store.remove(disk.rpartition("/")[2])
+            self._renew(volume, disk if image.disk is not None else "")
         self.begin(self.redefine(domain, lambda root: self._boot(root, kernel, initrd)))
+
+    def _root_volume(self, domain: Any) -> str:
+        """The volume that is a guest's first disk; empty where that is its own."""
+        first = next((path for _target, path, _disk in xml.disks(self.root(domain))), "")
+        file = first.rpartition("/")[2]
+        return "" if file.startswith(f"{domain.name()}.") else file
+
+    def _renew(self, volume: str, disk: str) -> None:
+        """Put a disk's content, or nothing, into a guest's root volume, whose size stays."""
+        size = self.store.find(volume).info()[1]
+        if not disk:
+            self.store.remove(volume)
+            self.store.create(volume, size, "qcow2")
+            return
+        made = disk.rpartition("/")[2]
+        self.store.put(volume, self.store.get(made), form="qcow2")
+        self.store.remove(made)
+        self.store.refresh()
+        renewed = self.store.find(volume)
+        if renewed.info()[1] < size:
+            renewed.resize(size)
 
     def _boot(self, root: xml.Element, kernel: str, initrd: str) -> None:
         line = root.findtext("./os/cmdline") or self.flavour.boot_arguments()
@@ -148,7 +174,7 @@ class LibvirtChanges(LibvirtDevices):
 
     @operation()
     def screen(self, name: str, kind: str) -> Screen:
-        """Where a guest's screen is, on the host's own loopback.
+        """Where a guest's screen is: on the host's own loopback, or at our end of a tunnel to it.
 
         Raises:
             CallerFault: It was launched without.
@@ -162,4 +188,5 @@ class LibvirtChanges(LibvirtDevices):
         port = -1 if found is None else int(found.get("port", "-1"))
         if found is None or port < 0:
             raise CallerFault(f"{name} on {self.url} has no {kind} screen", hint="launch it with")
-        return Screen(kind=kind, host=found.get("listen") or "127.0.0.1", port=port)
+        host, port = self.link.reach(found.get("listen") or "127.0.0.1", port)
+        return Screen(kind=kind, host=host, port=port)

@@ -68,7 +68,7 @@ class LibvirtHypervisor(LibvirtChanges):
 
     def _parameters(self, domain: Any, to: "LibvirtHypervisor") -> dict[str, Any]:
         """Where QEMU sends to, and the guest's XML as the other host needs it."""
-        listed = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{to.link.address.host or '127.0.0.1'}"}
+        listed = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{to.link.wire}"}
         if to.store.directory != self.store.directory:
             old, new = self.store.directory, to.store.directory
             live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
@@ -88,16 +88,21 @@ class LibvirtHypervisor(LibvirtChanges):
                 hint="migrate without block" if shared else "migrate with block",
             )
         parameters, flags = self._parameters(domain, peer), _FLAGS
+        before = self.root(domain)
+        self.carry_rules(before, peer)
         try:
             if block:
                 flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
                 parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = self._copy(domain, peer)
             domain.migrate3(peer.link.conn, parameters, flags)
         except BaseException:
-            if block and peer.find(name) is None:
-                peer.forget(name)
+            if peer.find(name) is None:
+                peer.drop_rules(before)
+                if block:
+                    peer.forget(name)
             raise
         self._arrived(name, peer)
+        self.drop_rules(before)
         if block:
             self.forget(name)
 
@@ -116,7 +121,12 @@ class LibvirtHypervisor(LibvirtChanges):
                 writable.add(file)
         name = domain.name()
         for file in self.store.names():
-            if file.startswith(f"{name}.") and file not in writable and file != f"{name}.log":
+            stays = file in writable or file.startswith(f"{name}.log")
+            if file.startswith(f"{name}.") and not stays:
+                peer.store.put(file, self.store.get(file))
+        for what in ("kernel", "initrd"):
+            file = self.root(domain).findtext(f"./os/{what}", "").rpartition("/")[2]
+            if file and peer.store.find(file) is None:  # of a cached image
                 peer.store.put(file, self.store.get(file))
         return disks
 
@@ -137,6 +147,7 @@ class LibvirtHypervisor(LibvirtChanges):
             raise CallerFault("a slow migration needs hosts that share their disks")
         parameters = self._parameters(domain, peer)
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = SLOW_MIB_S
+        self.carry_rules(self.root(domain), peer)
         self._moves[name] = move = _Move()
 
         def run() -> None:
@@ -231,8 +242,11 @@ class LibvirtHypervisor(LibvirtChanges):
         try:
             here = self.find(name)
             if here is not None:
+                before = self.root(here)
+                self.carry_rules(before, peer)
                 self.power_off(name)
                 self.undefine(here)
+                self.drop_rules(before)
         except (libvirt.libvirtError, TransientFault):
             self.link.close()  # as dead as it was said to be
         domain = peer.link.conn.defineXML(kept.decode())

@@ -2,9 +2,11 @@
 """Volumes and cards of a libvirt host's guests, and what they are told of them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import libvirt
 
@@ -21,6 +23,16 @@ from nodes.hypervisors.libvirt_tags import LibvirtTags
 ASK_AGAIN_S = 8.0
 """A guest that boots does not answer when it is asked to give a device up."""
 
+_ASKED_ALREADY = ("in the process of unplug", "unplug already in progress")
+"""What QEMU says when it is asked once more: of x86 and ARM guests, and of POWER's."""
+
+_SECRETS: Mapping[str, tuple[int, str]] = {
+    "volume": (libvirt.VIR_SECRET_USAGE_TYPE_VOLUME, "volume"),
+    "iscsi": (libvirt.VIR_SECRET_USAGE_TYPE_ISCSI, "target"),
+}
+"""By libvirt's word for a use: its number, and the element that names whose it is."""
+
+_NAME_AND_LUN = 2
 _BYTES = libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES
 _BLOCK_COPY = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
 
@@ -58,7 +70,8 @@ class LibvirtDevices(LibvirtTags):
         form = DiskFormat.RAW if shared or secret else DiskFormat.QCOW2
         encryption = None
         if secret:
-            key = xml.element("secret", type="passphrase", uuid=self._keep(name, secret))
+            made = self._keep("volume", self.store.path(name), secret)
+            key = xml.element("secret", type="passphrase", uuid=made)
             encryption = xml.element("encryption", key, format="luks")
         try:
             self.store.create(name, size_mib * MIB, form.value, encryption=encryption)
@@ -84,33 +97,43 @@ class LibvirtDevices(LibvirtTags):
         super().remove_volume(name)
         self._drop(name)
 
-    def _secret(self, name: str) -> Any:
-        """Libvirt's secret of a volume; None where it has none."""
+    def _secret(self, kind: str, owner: str) -> Any:
+        """Libvirt's secret of a kind (a key of _SECRETS) for an owner; None where there is none."""
         try:
-            return self.link.conn.secretLookupByUsage(
-                libvirt.VIR_SECRET_USAGE_TYPE_VOLUME, self.store.path(name)
-            )
+            return self.link.conn.secretLookupByUsage(_SECRETS[kind][0], owner)
         except libvirt.libvirtError as error:
             if error.get_error_code() in (libvirt.VIR_ERR_NO_SECRET, libvirt.VIR_ERR_NO_SUPPORT):
                 return None
             raise
 
-    def _keep(self, name: str, passphrase: str) -> str:
-        """Give libvirt a volume's passphrase, in memory only; returns the secret's UUID."""
-        secret = self._secret(name)
+    def _keep(self, kind: str, owner: str, passphrase: str) -> str:
+        """Give libvirt a passphrase, in memory only; returns the secret's UUID."""
+        secret = self._secret(kind, owner)
         if secret is None:
-            usage = xml.element(
-                "usage", xml.element("volume", content=self.store.path(name)), type="volume"
-            )
+            usage = xml.element("usage", xml.element(_SECRETS[kind][1], content=owner), type=kind)
             made = xml.element("secret", usage, ephemeral="yes", private="yes")
             secret = self.link.conn.secretDefineXML(xml.text(made))
         secret.setValue(passphrase.encode())
         return str(secret.UUIDString())
 
     def _drop(self, name: str) -> None:
-        secret = self._secret(name)
-        if secret is not None:
-            secret.undefine()
+        for kind, owner in (("volume", self.store.path(name)), ("iscsi", name)):
+            secret = self._secret(kind, owner)
+            if secret is not None:
+                secret.undefine()
+
+    def _key(self, volume: Volume) -> str:
+        """UUID of the secret that a volume is opened with; empty where it takes none."""
+        if volume.user:
+            return self._keep("iscsi", volume.name, volume.secret)
+        return self._keep("volume", volume.path, volume.secret) if volume.secret else ""
+
+    def let_go(self, root: xml.Element) -> None:
+        """Also what libvirt was told to log in to targets with."""
+        super().let_go(root)
+        for key in root.findall(".//auth/secret[@type='iscsi']"):
+            with suppress(libvirt.libvirtError):
+                self.link.conn.secretLookupByUUIDString(key.get("uuid", "")).undefine()
 
     @operation(Feature.STORAGE_BLOCK)
     def volume_bytes(self, volume: Volume, count: int) -> bytes:
@@ -124,25 +147,49 @@ class LibvirtDevices(LibvirtTags):
         """Attach a volume to a guest."""
         if tag and Feature.ATTACH_TAGGED_VOLUME in self.missing:
             self.cannot(Feature.ATTACH_TAGGED_VOLUME)
+        if volume.source:
+            self._check_target(volume)
         domain = self.domain(name)
         root = self.root(domain)
-        if xml.disk_at(root, volume.path) is not None:
+        if xml.disk_at(root, xml.place(volume)) is not None:
             raise CallerFault(f"{volume.name} is attached to {name} already")
         if tag:
             self.drive(root, name)
         target = xml.free_target(root, self.flavour.disk_prefix)
-        secret = self._keep(volume.name, volume.secret) if volume.secret else ""
-        made = self.flavour.disk(volume, target, secret=secret)
-        domain.attachDeviceFlags(made, self._affect(domain))
+        made = self.flavour.disk(volume, target, secret=self._key(volume))
+        try:
+            domain.attachDeviceFlags(made, self._affect(domain))
+        except libvirt.libvirtError:
+            if volume.source:
+                self.let_go(xml.parse(made))
+            raise
         self.remember(domain)
         if tag:
-            self.tell(domain, volume.path, tag)
+            self.tell(domain, xml.place(volume), tag)
+
+    def _check_target(self, volume: Volume) -> None:
+        """Look at a volume that is not the host's own.
+
+        Raises:
+            CallerFault: Its source is no iSCSI URL.
+            Unsupported: This driver cannot have it.
+        """
+        feature = Feature.STORAGE_BLOCK_BACKEND_ISCSI
+        if volume.user:
+            feature = Feature.STORAGE_BLOCK_BACKEND_ISCSI_AUTH_CHAP
+        if feature in self.missing:
+            self.cannot(feature)
+        where = urlsplit(volume.source)
+        if where.scheme != "iscsi" or not where.hostname or where.path.count("/") < _NAME_AND_LUN:
+            raise CallerFault(
+                f"{volume.source} leads to no volume", hint="iscsi://HOST:PORT/IQN/LUN"
+            )
 
     @operation(Feature.DETACH_VOLUME)
     def detach_volume(self, name: str, volume: Volume) -> None:
         """Detach it; it is gone from the guest when this returns."""
         domain = self.domain(name)
-        self._detach(domain, lambda root: self._attached(root, volume.path), volume.name)
+        self._detach(domain, lambda root: self._attached(root, xml.place(volume)), volume.name)
 
     def _attached(self, root: xml.Element, path: str) -> xml.Element | None:
         found = xml.disk_at(root, path)
@@ -168,13 +215,14 @@ class LibvirtDevices(LibvirtTags):
             except libvirt.libvirtError as error:
                 if find(self.root(domain)) is None:
                     break
-                if "in the process of unplug" not in str(error):
+                if not any(words in str(error) for words in _ASKED_ALREADY):
                     raise
             flags = libvirt.VIR_DOMAIN_AFFECT_LIVE  # the definition has changed by now
             if self.link.watch.wait(lambda: find(self.root(domain)) is None, ASK_AGAIN_S):
                 break
         else:
             self.late(domain.name(), f"gives {what} up")
+        self.let_go(device)
         self.remember(domain)
 
     @operation(Feature.EXTEND_VOLUME)
@@ -188,7 +236,7 @@ class LibvirtDevices(LibvirtTags):
         return replace(volume, size_mib=size_mib)
 
     def _target(self, domain: Any, volume: Volume) -> str:
-        found = xml.disk_at(self.root(domain), volume.path)
+        found = xml.disk_at(self.root(domain), xml.place(volume))
         if found is None:
             raise CallerFault(f"{volume.name} is not attached to {domain.name()} on {self.url}")
         return found[0]
@@ -198,8 +246,8 @@ class LibvirtDevices(LibvirtTags):
         """Copy an attached volume to another one and put that in its place, under the guest."""
         domain = self.domain(name)
         target = self._target(domain, old)
-        secret = self._keep(new.name, new.secret) if new.secret else ""
-        domain.blockCopy(target, self.flavour.disk(new, target, secret=secret), flags=_BLOCK_COPY)
+        copy = self.flavour.disk(new, target, secret=self._key(new))
+        domain.blockCopy(target, copy, flags=_BLOCK_COPY)
 
         def ready() -> bool:
             job = domain.blockJobInfo(target, 0)
@@ -247,8 +295,15 @@ class LibvirtDevices(LibvirtTags):
             raise CallerFault(f"{name} on {self.url} has a card {nic.mac} already")
         if nic.tag:
             self.drive(root, name)
+        if nic.network and Feature.NETWORKING_TOPOLOGY_FLAT in self.missing:
+            self.cannot(Feature.NETWORKING_TOPOLOGY_FLAT)
+        self.keep_all_rules((nic,))
         made = self.flavour.nic(nic, self.link.options.get("bridge", ""))
-        domain.attachDeviceFlags(made, self._affect(domain))
+        try:
+            domain.attachDeviceFlags(made, self._affect(domain))
+        except libvirt.libvirtError:
+            self.let_go(xml.parse(made))
+            raise
         self.remember(domain)
         if nic.tag:
             self.tell(domain, nic.mac, nic.tag)
@@ -257,3 +312,16 @@ class LibvirtDevices(LibvirtTags):
     def detach_interface(self, name: str, nic: Nic) -> None:
         """Detach it; it is gone from the guest when this returns."""
         self._detach(self.domain(name), lambda root: xml.nic_with(root, nic.mac), nic.mac)
+
+    @operation(Feature.NETWORKING_SECURITYGROUPS)
+    def update_interface(self, name: str, nic: Nic) -> None:
+        """Give an attached card other rules."""
+        domain = self.domain(name)
+        card = xml.nic_with(self.root(domain), nic.mac)
+        if card is None:
+            raise CallerFault(f"{name} on {self.url} has no card {nic.mac}")
+        self.keep_rules(nic)
+        if card.find("filterref") is None and nic.rules is not None:
+            card.append(xml.element("filterref", filter=xml.filter_of(nic.mac)))
+            domain.updateDeviceFlags(xml.text(card), self._affect(domain))
+            self.remember(domain)

@@ -88,6 +88,15 @@ BY_MESSAGE: tuple[tuple[re.Pattern[str], Meaning], ...] = tuple(
             Meaning(CallerFault, "look at the host in the URL"),
         ),
         (
+            r"failed to log in to target",
+            Meaning(CallerFault, "look at source, user and secret of the volume"),
+        ),
+        (
+            r"iscsi: failed to connect",
+            Meaning(TransientFault, "look whether the host reaches the target"),
+        ),
+        (r"unknown (driver|protocol) .iscsi", Meaning(Unsupported)),
+        (
             r"connection (refused|timed out)|no route to host|network is unreachable",
             Meaning(TransientFault, "look whether the host runs and its SSH port is right"),
         ),
@@ -115,6 +124,17 @@ BY_MESSAGE: tuple[tuple[re.Pattern[str], Meaning], ...] = tuple(
             r"failed to get .*lock",
             Meaning(TransientFault, _TRY_AGAIN),
         ),
+        (
+            # Two daemons of one machine chose the same port for guests that come.
+            r"failed to find an available port|address already in use",
+            Meaning(TransientFault, _TRY_AGAIN),
+        ),
+        (
+            r"unable to get accurate CPU usage",
+            Meaning(TransientFault, "its processor is too busy to be measured; try again"),
+        ),
+        # Nothing is broken, and nothing is shown of what the hypervisor could do with it.
+        (r"unable to find any firmware", Meaning(CallerFault, "install ovmf on that host")),
         (r"no space left", Meaning(NodeFault, "its disk is full")),
         (r"is not supported|not supported (by|for|with)", Meaning(Unsupported)),
     )

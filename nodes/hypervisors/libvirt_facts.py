@@ -76,14 +76,20 @@ class LibvirtFacts(Hypervisor):
     def versions(self) -> Mapping[str, str]:
         """More versions that a driver knows of: here the firmware it offers."""
         try:
-            told = xml.parse(self.link.conn.getDomainCapabilities())
+            told = xml.parse(self._domain_capabilities())
         except libvirt.libvirtError:
             return {}
-        loaders = [value.text or "" for value in told.findall("./os/loader/value")]
+        # Loaders are listed for every machine, also for one that has no use for them.
+        uefi = told.find("./os/enum[@name='firmware']/value") is not None
+        loaders = [value.text or "" for value in told.findall("./os/loader/value") if uefi]
         return {
             "machine": told.findtext("machine", ""),
             "firmware": " ".join(sorted(Path(loader).name for loader in loaders)),
         }
+
+    def _domain_capabilities(self) -> str:
+        """What the host offers to guests, as XML."""
+        return str(self.link.conn.getDomainCapabilities())
 
     def _cpu_flags(self) -> tuple[str, ...]:
         for line in self.link.host_text("/proc/cpuinfo").lower().splitlines():

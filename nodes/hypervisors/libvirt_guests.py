@@ -2,7 +2,7 @@
 """Guests of a libvirt host: made, started, stopped, paused, kept and removed."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import libvirt
@@ -13,23 +13,20 @@ from nodes.hypervisors import libvirt_xml as xml
 from nodes.hypervisors.base import (
     PREFIX,
     Console,
-    GuestImage,
+    DiskFormat,
     GuestInfo,
     GuestSpec,
     GuestState,
+    Nic,
 )
 from nodes.hypervisors.faults import CallerFault, TransientFault
 from nodes.hypervisors.libvirt_bounded import operation
 from nodes.hypervisors.libvirt_console import StreamConsole
 from nodes.hypervisors.libvirt_events import REBOOT
-from nodes.hypervisors.libvirt_facts import LibvirtFacts
 from nodes.hypervisors.libvirt_flavour import Parts
-from nodes.hypervisors.libvirt_store import MIB
+from nodes.hypervisors.libvirt_images import LibvirtImages
 
 NAME = re.compile(rf"^{PREFIX}[A-Za-z0-9-]{{1,37}}$")
-EMPTY_DISK_MIB = 64
-"""First disk of a guest whose image has none."""
-
 PRESS_AGAIN_S = 10.0
 """A power button that is pressed before the guest has booted is lost."""
 
@@ -42,7 +39,7 @@ _UNDEFINE = (
 DEFINITION = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
-class LibvirtGuests(LibvirtFacts):
+class LibvirtGuests(LibvirtImages):
     """The part of the adapter that needs no device and no second host."""
 
     @operation()
@@ -55,7 +52,7 @@ class LibvirtGuests(LibvirtFacts):
         left = [name for name in self.store.names() if name.startswith(PREFIX)]
         for name in left:
             self.remove_volume(name)
-        return tuple(sorted({*guests, *left}))
+        return tuple(sorted({*guests, *left, *self.remove_networks()}))
 
     def remove_volume(self, name: str) -> None:
         """Remove a file of the store and what belongs to it."""
@@ -82,30 +79,18 @@ class LibvirtGuests(LibvirtFacts):
         self.check_image(spec.image)
         self.flavour.check(spec)
         files.refuse_injection(spec.image, spec.files)
+        self._check_more(spec)
         if self.find(spec.name) is not None:
             raise CallerFault(f"there is a guest {spec.name} on {self.url} already")
 
-    def check_image(self, image: GuestImage) -> None:
-        """Look at an image's properties and files.
-
-        Raises:
-            CallerFault: It is for another hypervisor, or a file of it is missing.
-        """
-        fits = {
-            "hypervisor_type": self.flavour.hypervisor_types,
-            "vm_mode": self.flavour.vm_modes,
-        }
-        for key, allowed in fits.items():
-            wanted = image.properties.get(key, "").lower()
-            if wanted and wanted not in allowed:
-                raise CallerFault(
-                    f"the image wants {key}={wanted}, {self.flavour.column()[1]} is "
-                    f"{' or '.join(sorted(allowed))}",
-                    hint="choose another image or another hypervisor",
-                )
-        for path in (image.kernel, image.initrd, image.root, image.disk):
-            if path is not None and not path.is_file():
-                raise CallerFault(f"{path} of the image is not there")
+    def _check_more(self, spec: GuestSpec) -> None:
+        """Look at what not every driver has."""
+        self.refuse_missing(spec)
+        root = spec.root
+        if root is not None and (root.secret or root.format is not DiskFormat.QCOW2):
+            raise CallerFault("a root volume is one of this host's, neither shared nor encrypted")
+        if root is not None and self.store.find(root.name) is None:
+            raise CallerFault(f"there is no volume {root.name} on {self.url}")
 
     @operation(Feature.LAUNCH)
     def launch(self, spec: GuestSpec) -> None:
@@ -113,6 +98,7 @@ class LibvirtGuests(LibvirtFacts):
         self.check(spec)
         self.forget(spec.name)
         try:
+            self.keep_all_rules(spec.nics)
             domain = self.link.conn.defineXML(self.flavour.domain(spec, self.prepare(spec)))
             self.defined(spec, domain)
             self.begin(domain)
@@ -121,11 +107,20 @@ class LibvirtGuests(LibvirtFacts):
             raise
         self.remember(domain)
 
+    def keep_all_rules(self, nics: tuple[Nic, ...]) -> None:
+        """Let libvirt know the rules of cards that have some."""
+        for nic in nics:
+            if nic.rules is not None:
+                self.keep_rules(nic)
+
     def prepare(self, spec: GuestSpec) -> Parts:
         """Put a guest's files onto the host."""
         name, image = spec.name, spec.image
         kernel, initrd, disk = self.put_image(name, image, spec.files)
         drive = ""
+        if spec.root is not None:
+            self.store.remove(f"{name}.disk")
+            disk = spec.root.path
         if spec.config_drive is not None:
             drive = self.store.put(f"{name}.config", files.config_drive(spec.config_drive))
         return Parts(
@@ -137,24 +132,6 @@ class LibvirtGuests(LibvirtFacts):
             bridge=self.link.options.get("bridge", ""),
         )
 
-    def put_image(
-        self, name: str, image: GuestImage, more: Mapping[str, bytes], mark: str = ""
-    ) -> tuple[str, str, str]:
-        """Put an image's kernel, RAM disk and disk onto the host; returns their paths."""
-        kernel = initrd = ""
-        if image.kernel is not None:
-            kernel = self.store.put(f"{name}.{mark}kernel", image.kernel)
-        if image.initrd is not None:
-            content = files.injected(image.initrd.read_bytes(), more)
-            initrd = self.store.put(f"{name}.{mark}initrd", content)
-        disk = f"{name}.{mark}disk"
-        if image.disk is not None:
-            with files.as_qcow2(image) as ready:
-                return kernel, initrd, self.store.put(disk, ready, form="qcow2")
-        self.store.remove(disk)
-        self.store.create(disk, EMPTY_DISK_MIB * MIB, "qcow2")
-        return kernel, initrd, self.store.path(disk)
-
     def defined(self, spec: GuestSpec, domain: Any) -> None:
         """Called once a guest is defined and not yet started; nothing by default."""
 
@@ -164,7 +141,7 @@ class LibvirtGuests(LibvirtFacts):
 
     def begin(self, domain: Any) -> None:
         """Start a domain and wait until it runs; its log begins anew."""
-        self.store.remove(f"{domain.name()}.log")
+        self.store.remove_log(f"{domain.name()}.log")
         domain.create()
         self.until(domain, GuestState.RUNNING, "runs")
 
@@ -185,9 +162,15 @@ class LibvirtGuests(LibvirtFacts):
         """End and remove a guest with all that was made for it; repeatable."""
         domain = self.find(name)
         if domain is not None:
+            root = xml.parse(domain.XMLDesc())
             self._end(domain)
             self.undefine(domain)
+            self.let_go(root)
         self.forget(name)
+
+    def let_go(self, root: xml.Element) -> None:
+        """Remove what libvirt keeps for a domain, or a device of one, beside its definition."""
+        self.drop_rules(root)
 
     def undefine(self, domain: Any) -> None:
         """Remove a definition with its saved memory, snapshots' names and firmware state."""
@@ -393,5 +376,4 @@ class LibvirtGuests(LibvirtFacts):
     def console_log(self, name: str, limit_bytes: int = 1 << 20) -> bytes:
         """The last bytes that the guest wrote on its serial line since it was started."""
         self.domain(name)
-        log = f"{name}.log"
-        return self.store.get(log, offset=max(0, self.store.size(log) - limit_bytes))
+        return self.store.log_tail(f"{name}.log", limit_bytes)

@@ -6,6 +6,7 @@ the key and the known-hosts file of `Access`, and refuses any host whose key is 
 On the other side libvirt needs `virt-ssh-helper` or `nc`.
 """
 
+import getpass
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
@@ -18,13 +19,14 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 import libvirt
 
 from ci import proc
-from nodes.hypervisors import libvirt_errors, libvirt_events
+from nodes.hypervisors import libvirt_errors, libvirt_events, shell_link, tunnel
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.libvirt_bounded import bounded
+from nodes.hypervisors.shell_link import ShellLink
 
 T = TypeVar("T")
-OURS = frozenset({"type", "arch", "disks", "bridge"})
+OURS = frozenset({"type", "arch", "disks", "bridge", "address"})
 """Parameters of a URL that are for us; libvirt never sees them."""
 
 REMOTE_DISKS = "/var/lib/libvirt/hypervouch"
@@ -120,6 +122,7 @@ class Link:
     access: Access
     watch: libvirt_events.Watch
     ssh: tuple[str, ...] = ()
+    _shell: ShellLink | None = None
 
     @property
     def local(self) -> bool:
@@ -137,6 +140,11 @@ class Link:
         here = str(self.access.work.absolute() / "disks") if self.local else REMOTE_DISKS
         return self.options.get("disks", here)
 
+    @property
+    def wire(self) -> str:
+        """The host's address as other hosts send guests to it."""
+        return self.options.get("address") or self.address.host or "127.0.0.1"
+
     def host_text(self, path: str) -> str:
         """A small text file of the host, as /proc/uptime.
 
@@ -146,12 +154,46 @@ class Link:
         try:
             if self.local:
                 return Path(path).read_text()
-            return proc.run([*self.ssh, f"cat {shlex.quote(path)}"], timeout_s=CONNECT_S * 2).text
-        except (OSError, proc.CommandFailed) as error:
+            return self.host_run("cat", path).decode("utf-8", "replace")
+        except OSError as error:
             raise NodeFault(f"cannot read {path} of {self.address.url}: {error}") from error
+
+    def host_run(self, *argv: str) -> bytes:
+        """What a short command on the host prints.
+
+        Raises:
+            NodeFault: It failed.
+        """
+        if not self.local:
+            return self.shell().run(argv, timeout_s=CONNECT_S * 2).out
+        try:
+            return proc.run(argv, timeout_s=CONNECT_S * 2).stdout
+        except proc.CommandFailed as error:
+            raise NodeFault(
+                f"{' '.join(argv)} failed on {self.address.url}: {error}", hint=error.hint
+            ) from error
+
+    def reach(self, host: str, port: int) -> tuple[str, int]:
+        """Where an address of the host's own loopback is for us."""
+        if self.local:
+            return host, port
+        return tunnel.HOST, self.shell().tunnels.port(host, port)
+
+    def shell(self) -> ShellLink:
+        """A shell on the host that is reached over SSH; one connection for all that is asked."""
+        if self._shell is None:
+            where = shell_link.Address(
+                host=self.address.host,
+                port=self.address.port or 22,
+                user=self.address.user or getpass.getuser(),
+            )
+            self._shell = ShellLink(where, self.access)
+        return self._shell
 
     def close(self) -> None:
         """Let go of it; repeatable, never raises."""
+        if self._shell is not None:
+            self._shell.close()
         self.watch.close()
         with suppress(libvirt.libvirtError):
             self.conn.close()

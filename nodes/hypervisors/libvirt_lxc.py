@@ -146,9 +146,10 @@ class LxcFlavour(Flavour):
 
     def _card(self, nic: Nic, bridge: str) -> xml.Element:
         card = element("interface", element("mac", address=nic.mac))
-        card.set("type", "bridge" if bridge else "ethernet")
-        if bridge:
-            card.append(element("source", bridge=bridge))
+        xml.wire(card, nic, bridge, "ethernet")
+        if nic.rules is not None:
+            # The driver puts the filter on before it has given the host's end a name.
+            card.append(element("target", dev=xml.filter_of(nic.mac).replace("-", "")))
         return card
 
 
@@ -325,6 +326,8 @@ class LxcHypervisor(LibvirtHypervisor):
         """Give a container the loop device that a volume is put on."""
         if tag:
             self.cannot(Feature.ATTACH_TAGGED_VOLUME)
+        if volume.source:
+            self.cannot(Feature.STORAGE_BLOCK_BACKEND_ISCSI)
         if volume.format is not DiskFormat.RAW or self.store.find(volume.name) is None:
             raise CallerFault(f"there is no raw volume {volume.name} on {self.url}")
         had = self._loop_of(volume.path)

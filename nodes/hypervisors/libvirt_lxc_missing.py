@@ -11,8 +11,7 @@ _NO_SCREEN = "a container has no graphics device"
 _NO_FIRMWARE = "a container has no firmware: it runs on the host's kernel"
 _NO_AGENT = "a container has no channel for a guest agent"
 _NO_TAGS = "a container has no metadata by which it would find a tagged device"
-_NO_CALL = "this adapter has no call for it"
-_OUTSIDE = "belongs to the network service, not to the hypervisor: no call in this adapter"
+_NO_LOGIN = "the host's kernel would have to log in to a target: no call in this adapter"
 
 MISSING: Mapping[Feature, str] = {
     Feature.SUSPEND: f"{_SAYS}virDomainManagedSave",
@@ -45,16 +44,13 @@ MISSING: Mapping[Feature, str] = {
     Feature.BOOT_ENCRYPTED_VM: "a container's memory is ordinary processes'",
     Feature.FILE_BACKED_MEMORY: "a container's memory is ordinary processes'",
     Feature.GUEST_DISK_AUTOCONFIG: "a container has no disk that could be partitioned",
-    Feature.GUEST_SETUP_INJECT_NETWORKING: _NO_CALL,
-    Feature.STORAGE_BLOCK_BACKEND_FIBRECHANNEL: _NO_CALL,
-    Feature.STORAGE_BLOCK_BACKEND_ISCSI: _NO_CALL,
-    Feature.STORAGE_BLOCK_BACKEND_ISCSI_AUTH_CHAP: _NO_CALL,
+    Feature.STORAGE_BLOCK_BACKEND_FIBRECHANNEL: "needs a fibre channel adapter and fabric",
+    Feature.STORAGE_BLOCK_BACKEND_ISCSI: _NO_LOGIN,
+    Feature.STORAGE_BLOCK_BACKEND_ISCSI_AUTH_CHAP: _NO_LOGIN,
     Feature.TRUSTED_CERTS: "the image service's signatures are Nova's to check",
-    Feature.CACHE_IMAGES: _NO_CALL,
-    Feature.PORT_WITH_RESOURCE_REQUEST: _OUTSIDE,
-    Feature.NETWORKING_FIREWALLRULES: _OUTSIDE,
-    Feature.NETWORKING_ROUTING: _OUTSIDE,
-    Feature.NETWORKING_SECURITYGROUPS: _OUTSIDE,
-    Feature.NETWORKING_TOPOLOGY_FLAT: _OUTSIDE,
-    Feature.NETWORKING_TOPOLOGY_VLAN: _OUTSIDE,
+    Feature.CACHE_IMAGES: "this adapter unpacks a root anew for each container",
+    Feature.PORT_WITH_RESOURCE_REQUEST: (
+        "needs SR-IOV cards or a network that guarantees bandwidth"
+    ),
+    Feature.NETWORKING_TOPOLOGY_VLAN: "libvirt tags frames on Open vSwitch and SR-IOV only",
 }

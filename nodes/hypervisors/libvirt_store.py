@@ -15,12 +15,15 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from nodes.hypervisors.faults import TransientFault
+from nodes.hypervisors import libvirt_errors
 from nodes.hypervisors.libvirt_xml import element, parse, text
 
 MIB = 1 << 20
-_BUSY_TURNS = 50
-_BUSY_S = 0.1
+_POOL_HELD, _POOL_TURNS = "asynchronous jobs running", 50
+# qemu-img measures how long keys take to be derived; on a processor that others use it cannot.
+_CPU_BUSY, _CPU_TURNS = "Unable to get accurate CPU usage", 5
+_PAUSE_S = 0.1
+_LOGS_ASIDE = 3
 
 
 class Store:
@@ -92,9 +95,23 @@ class Store:
         return None
 
     def create(
-        self, name: str, size_bytes: int, form: str = "raw", *, encryption: ET.Element | None = None
+        self,
+        name: str,
+        size_bytes: int,
+        form: str = "raw",
+        *,
+        encryption: ET.Element | None = None,
+        over: str = "",
     ) -> Any:
-        """Make an empty file of a format; an older one of that name is an error."""
+        """Make an empty file of a format; an older one of that name is an error.
+
+        Args:
+            name: Its name.
+            size_bytes: What a guest sees.
+            form: `raw` or `qcow2`.
+            encryption: libvirt's element of that name.
+            over: Path of a qcow2 file that shows through where nothing was written.
+        """
         target = element("target", element("format", type=form))
         if encryption is not None:
             target.append(encryption)
@@ -105,6 +122,9 @@ class Store:
             element("allocation", content="0", unit="bytes"),
             target,
         )
+        if over:
+            below = element("path", content=over)
+            xml.append(element("backingStore", below, element("format", type="qcow2")))
         return self._unless_busy(lambda: self.pool().createXML(text(xml), 0))
 
     def put(self, name: str, content: bytes | Path, *, form: str = "raw") -> str:
@@ -140,6 +160,22 @@ class Store:
             raise
         return bytes(found)
 
+    def log_tail(self, name: str, limit_bytes: int) -> bytes:
+        """The last bytes of a log of virtlogd's, which puts full ones aside: `NAME.0` is newer."""
+        there, found = set(self.names()), b""
+        for file in (name, *(f"{name}.{number}" for number in range(_LOGS_ASIDE))):
+            wanted = limit_bytes - len(found)
+            if wanted <= 0 or file not in there:
+                break
+            found = self.get(file, offset=max(0, self.size(file) - wanted))[-wanted:] + found
+        return found
+
+    def remove_log(self, name: str) -> None:
+        """Remove a log with all of it that was put aside; repeatable."""
+        for file in self.names():
+            if file == name or file.startswith(f"{name}."):
+                self.remove(file)
+
     def size(self, name: str) -> int:
         """Bytes of a file as they can be read; 0 where there is none."""
         self.refresh()
@@ -173,17 +209,25 @@ class Store:
             return  # it is over already
 
     def _unless_busy(self, call: Callable[[], Any]) -> Any:
-        """Call; a pool that another upload holds is asked again for a while."""
-        for _ in range(_BUSY_TURNS):
+        """Call; a pool that another upload holds, or a busy processor, is asked again for a while.
+
+        Raises:
+            TransientFault: It stays busy.
+        """
+        held = measured = 0
+        while True:
             try:
                 return call()
             except libvirt.libvirtError as error:
-                if "asynchronous jobs running" not in str(error):
+                said = f"{error.get_error_message()} {error}"
+                held += _POOL_HELD in said
+                measured += _CPU_BUSY in said
+                if _POOL_HELD not in said and _CPU_BUSY not in said:
                     raise
-            self._pause.wait(_BUSY_S)
-        raise TransientFault(
-            f"the storage pool of {self.directory} stays busy", hint="try again", retryable=True
-        )
+                if held >= _POOL_TURNS or measured >= _CPU_TURNS:
+                    doing = f"store something in {self.directory}"
+                    raise libvirt_errors.fault(error, doing) from error
+            self._pause.wait(_PAUSE_S)
 
 
 def _pieces(content: bytes | Path) -> Generator[bytes, None, None]:

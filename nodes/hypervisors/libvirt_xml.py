@@ -3,7 +3,10 @@
 
 import string
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
+
+from nodes.hypervisors.base import PREFIX, Nic, Volume
 
 Element = ET.Element
 
@@ -38,6 +41,34 @@ def disks(domain: Element) -> Iterator[tuple[str, str, Element]]:
 def disk_at(domain: Element, path: str) -> tuple[str, Element] | None:
     """Target and element of the disk with a source; None where it is not attached."""
     return next(((target, disk) for target, source, disk in disks(domain) if source == path), None)
+
+
+def place(volume: Volume) -> str:
+    """What stands as the source of a volume's disk: its path, or its name on a target."""
+    return urlsplit(volume.source).path.lstrip("/") or volume.path
+
+
+def filter_of(mac: str) -> str:
+    """The name of the filter with a card's rules."""
+    return PREFIX + mac.lower().replace(":", "")
+
+
+def wire(card: Element, nic: Nic, bridge: str, alone: str) -> None:
+    """Lead a card somewhere, and put it behind its rules.
+
+    Args:
+        card: `<interface>`, changed.
+        nic: What was asked for.
+        bridge: The host's usual bridge, or nothing.
+        alone: The card's type where there is neither network nor bridge.
+    """
+    card.set("type", "network" if nic.network else "bridge" if bridge else alone)
+    if nic.network:
+        card.append(element("source", network=nic.network))
+    elif bridge:
+        card.append(element("source", bridge=bridge))
+    if nic.rules is not None:
+        card.append(element("filterref", filter=filter_of(nic.mac)))
 
 
 def nic_with(domain: Element, mac: str) -> Element | None:

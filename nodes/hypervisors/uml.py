@@ -295,6 +295,8 @@ class UmlHypervisor(Hypervisor):
         """Hot-plug a ubd device; its serial number is the volume's name."""
         if tag:
             self.cannot(Feature.ATTACH_TAGGED_VOLUME)
+        if volume.source:
+            self.cannot(Feature.STORAGE_BLOCK_BACKEND_ISCSI)
         folder, record = self._running(name), self._known(name)[1]
         if any(disk.serial == volume.name for disk in record.disks):
             raise CallerFault(f"{volume.name} is attached to {name} already")
@@ -318,8 +320,7 @@ class UmlHypervisor(Hypervisor):
 
     def attach_interface(self, name: str, nic: Nic) -> None:
         """Hot-plug a card; its tap device comes and goes with the guest's end of it."""
-        if nic.tag:
-            self.cannot(Feature.ATTACH_TAGGED_INTERFACE)
+        self._check_card(nic)
         _need_root()
         folder, record = self._running(name), self._known(name)[1]
         card = Card(number=record.free_number(), mac=nic.mac)
@@ -342,16 +343,18 @@ class UmlHypervisor(Hypervisor):
         local.check_name(spec.name)
         uml_image.check(spec.image, _TYPES, _MODES)
         self._check_size(spec.memory_mib, spec.cpus)
-        if spec.graphics:
-            self.cannot(Feature(f"console.{spec.graphics}"))
-        if spec.firmware != "bios":
-            self.cannot(Feature.UEFI_BOOT)
-        if spec.tpm:
-            self.cannot(Feature.BOOT_EMULATED_TPM)
-        if any(nic.tag for nic in spec.nics):
-            self.cannot(Feature.DEVICE_TAGS)
+        self.refuse_missing(spec)
         if spec.nics:
             _need_root()
+
+    def _check_card(self, nic: Nic) -> None:
+        for feature, asked in (
+            (Feature.ATTACH_TAGGED_INTERFACE, bool(nic.tag)),
+            (Feature.NETWORKING_TOPOLOGY_FLAT, bool(nic.network)),
+            (Feature.NETWORKING_SECURITYGROUPS, nic.rules is not None),
+        ):
+            if asked:
+                self.cannot(feature)
 
     def _check_size(self, memory_mib: int, cpus: int) -> None:
         if cpus != 1:

@@ -35,7 +35,6 @@ MISSING: Mapping[Feature, str] = {
     Feature.TRIGGER_CRASH_DUMP: "a panic ends the process and leaves no dump",
     Feature.GUEST_DISK_AUTOCONFIG: "its root is the initial RAM disk",
     Feature.GUEST_DISK_RATE_LIMIT: "its disks have no rate limit",
-    Feature.GUEST_SETUP_INJECT_NETWORKING: "this adapter injects files only",
     Feature.CONSOLE_RDP: _NO_SCREEN,
     Feature.CONSOLE_SPICE: _NO_SCREEN,
     Feature.CONSOLE_VNC: _NO_SCREEN,

@@ -6,51 +6,38 @@ process goes on where another left. Kernels and initial RAM disks are kept by th
 `type` is `pvh` (default), `pv` or `hvm`; `bridge` is the network bridge of its cards (br0).
 """
 
-import hashlib
-import json
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar
 
-from ci import proc
-from ci.model.evidence import System
 from ci.model.feature import Feature
-from nodes.hypervisors import libvirt_files, xen_words
+from nodes.hypervisors import libvirt_files, tunnel, xen_words
 from nodes.hypervisors.base import (
     PREFIX,
     Access,
     Console,
-    DiskFormat,
     GuestImage,
     GuestInfo,
     GuestSpec,
     GuestState,
-    HostStatus,
     Hypervisor,
-    Inventory,
-    Nic,
-    Volume,
+    Screen,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
-from nodes.hypervisors.local import check_name, check_properties, need_file
-from nodes.hypervisors.xen_link import Answered, XenLink, address
-from nodes.hypervisors.xen_words import Domain, GuestType, Record
+from nodes.hypervisors.local import check_name
+from nodes.hypervisors.shell_link import ShellLink
+from nodes.hypervisors.xen_devices import XlDevices
+from nodes.hypervisors.xen_host import IMAGES, VOLUMES, read_record
+from nodes.hypervisors.xen_images import XlImages
+from nodes.hypervisors.xen_words import GuestType, Record, address
 
 OPTIONS = frozenset({"type", "bridge"})
-_HOME = "/var/lib/hypervouch/xl"
-_GUESTS, _IMAGES, _VOLUMES = f"{_HOME}/guests", f"{_HOME}/images", f"{_HOME}/volumes"
 _LOGS = "/var/log/xen/console"
 _ROOT_MIB = 64
-_KERNELS = {b"\x55\xaa": 0x1FE, b"\x7fELF": 0}
-_ARCHIVES = {b"\x1f\x8b": 0, b"070701": 0, b"\xfd7zXZ": 0, b"(\xb5/\xfd": 0}
-_MODES = {GuestType.PV: {"xen"}, GuestType.PVH: {"xen", "pvh"}, GuestType.HVM: {"hvm"}}
-_POLL_S = 0.5
-_LOOK = (
-    f"mkdir -p {_GUESTS} {_IMAGES} {_VOLUMES}; xl list || exit 1; echo =; ls {_GUESTS}; echo =; "
-    f"ls {_VOLUMES}; echo =; ls {_GUESTS}/*/memory 2>/dev/null; echo =; "
-    "ip -o link show type bridge"
-)
+_GRACE_S = 60.0
+_TIMED_OUT = frozenset({124, 137})
+"""What `timeout` ends with when it ended its command."""
 
 
 def connect(url: str, access: Access) -> "XlHypervisor":
@@ -65,7 +52,7 @@ def connect(url: str, access: Access) -> "XlHypervisor":
     kind = where.options.get("type", GuestType.PVH.value)
     if kind not in set(GuestType):
         raise CallerFault(f"?type={kind} is no type of Xen guests", hint="use pvh, pv or hvm")
-    link = XenLink(where, access)
+    link = ShellLink(where, access)
     try:
         return XlHypervisor(
             link, access, kind=GuestType(kind), bridge=where.options.get("bridge", "br0")
@@ -75,74 +62,25 @@ def connect(url: str, access: Access) -> "XlHypervisor":
         raise
 
 
-class XlHypervisor(Hypervisor):
+class XlHypervisor(XlDevices, XlImages):
     """One Xen host; see `nodes.hypervisors.base` for the contract."""
 
     missing: ClassVar[Mapping[Feature, str]] = xen_words.MISSING
-
-    def __init__(self, link: XenLink, access: Access, *, kind: GuestType, bridge: str) -> None:
-        """See that there is a Xen.
-
-        Raises:
-            NodeFault: There is none.
-        """
-        self._link = link
-        self._access = access
-        self._kind = kind
-        self._bridge = bridge
-        self._told = xen_words.parse_info(link.run(["xl", "info"]).text)
-
-    @property
-    def host(self) -> tuple[str, int]:
-        """Address and port of the Xen host."""
-        return self._link.where.host, self._link.where.port
-
-    # Host --------------------------------------------------------------------------------
-
-    def system(self) -> System:
-        """Xen's column."""
-        versions = {
-            "xen": self._told.get("xen_version", ""),
-            "kernel": self._told.get("release", ""),
-            "guest-type": self._kind.value,
-        }
-        return System(key="xen-xl", title="Xen (xl)", grade=self._access.grade, versions=versions)
-
-    def status(self) -> HostStatus:
-        """What dom0 says of the machine; memory is the machine's and not dom0's."""
-        script = "cat /proc/uptime; hostname -I; grep -m1 ^flags /proc/cpuinfo"
-        uptime, addresses, flags = self._sh(script).text.splitlines()[:3]
-        return HostStatus(
-            hostname=self._told.get("host", ""),
-            address=addresses.split()[0] if addresses.split() else self._link.where.host,
-            uptime_s=float(uptime.split()[0]),
-            memory_mib=int(self._told.get("total_memory", 0)),
-            cpus=int(self._told.get("nr_cpus", 0)),
-            cpu_traits=tuple(sorted(flags.partition(":")[2].lower().split())),
-        )
-
-    def inventory(self) -> Inventory:
-        """Domains, what we keep of guests that do not run, volumes and bridges."""
-        domains, ours, volumes, suspended, bridges = self._look()
-        guests = {name: domain.state for name, domain in domains.items()}
-        for name in ours - set(guests):
-            guests[name] = GuestState.SUSPENDED if name in suspended else GuestState.SHUTOFF
-        return Inventory(guests=guests, volumes=volumes, networks=bridges)
+    migrates_within: ClassVar[bool] = True
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove every guest and volume of ours, and the kernels that were kept."""
+        """Remove every guest, volume and network of ours, and the kernels that were kept."""
         found = self.inventory()
         guests = sorted(name for name in found.guests if name.startswith(PREFIX))
         volumes = sorted(name for name in found.volumes if name.startswith(PREFIX))
         for name in guests:
             self.delete(name)
-        paths = [f"{_VOLUMES}/{name}" for name in volumes]
-        self._link.run(["rm", "-rf", "--", _IMAGES, *paths])
-        return (*guests, *volumes)
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._link.close()
+        networks = sorted(name for name in found.networks if name.startswith(PREFIX))
+        for name in networks:
+            self.delete_network(name)
+        paths = [f"{VOLUMES}/{name}" for name in volumes]
+        self._link.run(["rm", "-rf", "--", IMAGES, *paths])
+        return (*guests, *volumes, *networks)
 
     # Guests ------------------------------------------------------------------------------
 
@@ -162,16 +100,21 @@ class XlHypervisor(Hypervisor):
             arguments=spec.kernel_arguments,
             macs=tuple(nic.mac for nic in spec.nics),
             config_drive=spec.config_drive is not None,
+            screen=spec.graphics == "vnc",
+            root=spec.root.path if spec.root else "",
+            networks={nic.mac: nic.network for nic in spec.nics if nic.network},
+            guarded=tuple(nic.mac for nic in spec.nics if nic.rules is not None),
         )
         place = self._place(spec.name)
         text = xen_words.configuration(spec.name, record, self._kind, place, self._bridge)
         try:
             make = 'mkdir -p "$1" && truncate -s "$2" "$1/disk.img"'
-            self._sh(make, place, f"{_ROOT_MIB}M")
+            self._sh(make, place, f"{0 if record.root else _ROOT_MIB}M")
             if spec.config_drive is not None:
                 drive = libvirt_files.config_drive(spec.config_drive)
                 self._link.put(drive, f"{place}/config.iso")
             self._keep(spec.name, record, text)
+            self._guard(spec.nics)
             self._create(spec.name)
         except BaseException:
             self.delete(spec.name)
@@ -209,6 +152,12 @@ class XlHypervisor(Hypervisor):
         """End and remove it; repeatable."""
         check_name(name)
         self._destroy(name)
+        kept = self._link.run(["cat", f"{self._place(name)}/record.json"], check=False)
+        # Without a record that can be read there is still a guest to be removed.
+        guarded: tuple[str, ...] = ()
+        with suppress(NodeFault):
+            guarded = read_record(kept.text).guarded
+        self._unguard(guarded)
         gone = [self._place(name), f"{_LOGS}/guest-{name}.log"]
         self._link.run(["rm", "-rf", "--", *gone])
 
@@ -270,8 +219,8 @@ class XlHypervisor(Hypervisor):
         self._check_image(image)
         kernel, initrd = self._upload(image, {})
         self._destroy(name)
-        disk = f"{self._place(name)}/disk.img"
-        self._sh('rm -f "$1" && truncate -s "$2" "$1"', disk, f"{_ROOT_MIB}M")
+        disk = record.root or f"{self._place(name)}/disk.img"
+        self._sh('size=$(stat -c %s "$1"); truncate -s 0 "$1" && truncate -s "$size" "$1"', disk)
         self._again(name, replace(record, kernel=kernel, initrd=initrd))
 
     def rescue(self, name: str, image: GuestImage) -> None:
@@ -289,7 +238,7 @@ class XlHypervisor(Hypervisor):
         own = self._link.run(["cat", f"{place}/rescued.json"], check=False)
         if own.status:
             raise CallerFault(f"{name} is not rescued")
-        self._again(name, _read_record(own.text))
+        self._again(name, read_record(own.text))
         self._link.run(["rm", "-f", f"{place}/rescued.json"])
 
     def console(self, name: str) -> Console:
@@ -303,77 +252,43 @@ class XlHypervisor(Hypervisor):
         log = f"{_LOGS}/guest-{name}.log"
         return self._link.run(["tail", "-c", str(limit_bytes), log], check=False).out
 
-    # Volumes and cards -------------------------------------------------------------------
+    def screen(self, name: str, kind: str) -> Screen:
+        """Its VNC server in dom0, through a tunnel."""
+        feature = Feature(f"console.{kind}")
+        if feature is not Feature.CONSOLE_VNC:
+            self.cannot(feature)
+        domain = self._running(name)
+        key = f"/local/domain/{domain.number}/console/vnc-port"
+        found = self._link.run(["xenstore-read", key], check=False)
+        if found.status:
+            raise CallerFault(f"{name} has no screen", hint="launch it with graphics vnc")
+        port = self._link.tunnels.port(xen_words.SCREEN_HOST, int(found.text))
+        return Screen(kind=kind, host=tunnel.HOST, port=port)
 
-    def create_volume(
-        self, name: str, size_mib: int, *, shared: bool = False, secret: str = ""
-    ) -> Volume:
-        """A sparse file of dom0."""
-        check_name(name)
-        if shared:
-            self.cannot(Feature.MULTIATTACH_VOLUME)
-        if secret:
-            self.cannot(Feature.ENCRYPTED_VOLUME)
-        path = f"{_VOLUMES}/{name}"
+    def crash_dump(self, name: str) -> int:
+        """Write its memory to a file in dom0.
+
+        Of PVH and HVM guests `xl dump-core` probably tries every page frame up to nearly 4 GiB,
+        present or not: on an emulated processor it did not come to an end.
+
+        Raises:
+            Unsupported: It did not end in twice the time of a call.
+        """
+        self._running(name)
+        core = f"{self._place(name)}/core"
+        limit_s = int(2 * self._access.timeout_s)
         script = (
-            'mkdir -p "$(dirname "$1")"; if [ -e "$1" ]; then exit 9; fi; truncate -s "$2" "$1"'
+            'rm -f "$2"; timeout -k 5 "$3" xl dump-core "$1" "$2" >&2 || '
+            '{ status=$?; rm -f "$2"; exit $status; }; stat -c %s "$2"'
         )
-        done = self._sh(script, path, f"{size_mib}M", check=False)
-        if done.status == 9:  # noqa: PLR2004 - the script's own
-            raise CallerFault(f"there is a volume {name} already")
+        words = (script, name, core, str(limit_s))
+        done = self._sh(*words, timeout_s=limit_s + _GRACE_S, check=False)
+        if done.status in _TIMED_OUT:
+            reason = f"xl dump-core did not end in {limit_s} s"
+            raise Unsupported(Feature.TRIGGER_CRASH_DUMP, reason)
         if done.status:
-            raise NodeFault(f"cannot make volume {name}: {done.complaint}")
-        return Volume(name=name, size_mib=size_mib, path=path, format=DiskFormat.RAW)
-
-    def delete_volume(self, volume: Volume) -> None:
-        """Remove its file; repeatable."""
-        check_name(volume.name)
-        self._link.run(["rm", "-f", "--", f"{_VOLUMES}/{volume.name}"])
-
-    def volume_bytes(self, volume: Volume, count: int) -> bytes:
-        """Its first bytes, as dom0 sees them."""
-        return self._link.run(["head", "-c", str(count), volume.path]).out
-
-    def attach_volume(self, name: str, volume: Volume, *, tag: str = "") -> None:
-        """Attach its file as the next free device."""
-        if tag:
-            self.cannot(Feature.ATTACH_TAGGED_VOLUME)
-        self._running(name)
-        record = self._record(name)
-        free = [d for d in xen_words.VOLUME_DEVICES if d not in record.volumes.values()]
-        if volume.path in record.volumes or not free:
-            raise CallerFault(f"{volume.name} is attached already, or {name} has no device free")
-        self._xl("block-attach", name, xen_words.block_target(volume.path, free[0]))
-        self._note(name, replace(record, volumes={**record.volumes, volume.path: free[0]}))
-
-    def detach_volume(self, name: str, volume: Volume) -> None:
-        """Detach it and wait until its backend is gone."""
-        self._running(name)
-        record = self._record(name)
-        device = record.volumes.get(volume.path)
-        if device is None:
-            raise CallerFault(f"{volume.name} is not attached to {name}")
-        self._xl("block-detach", name, device)
-        rest = {path: at for path, at in record.volumes.items() if path != volume.path}
-        self._note(name, replace(record, volumes=rest))
-
-    def attach_interface(self, name: str, nic: Nic) -> None:
-        """Attach a card."""
-        if nic.tag:
-            self.cannot(Feature.ATTACH_TAGGED_INTERFACE)
-        self._running(name)
-        record = self._record(name)
-        self._xl("network-attach", name, *xen_words.card(nic.mac, self._bridge))
-        self._note(name, replace(record, macs=(*record.macs, nic.mac)))
-
-    def detach_interface(self, name: str, nic: Nic) -> None:
-        """Detach it."""
-        self._running(name)
-        record = self._record(name)
-        if nic.mac not in record.macs:
-            raise CallerFault(f"{name} has no card {nic.mac}")
-        self._xl("network-detach", name, nic.mac)
-        self._note(name, replace(record, macs=tuple(m for m in record.macs if m != nic.mac)))
+            raise NodeFault(f"xl dump-core of {name} failed: {done.complaint}")
+        return int(done.text)
 
     # Hosts -------------------------------------------------------------------------------
 
@@ -398,42 +313,16 @@ class XlHypervisor(Hypervisor):
     def _check(self, spec: GuestSpec) -> None:
         self._check_image(spec.image)
         asked = {
-            Feature.CONSOLE_VNC: spec.graphics == "vnc",
             Feature.CONSOLE_SPICE: spec.graphics == "spice",
             Feature.UEFI_BOOT: spec.firmware == "uefi",
             Feature.BOOT_EMULATED_TPM: spec.tpm,
             Feature.FILE_BACKED_MEMORY: spec.memory_file,
+            Feature.BOOT_STATELESS_FIRMWARE: spec.stateless,
             Feature.DEVICE_TAGS: any(nic.tag for nic in spec.nics),
+            Feature.STORAGE_BLOCK_BACKEND_ISCSI: bool(spec.root and spec.root.source),
         }
         for feature in (feature for feature, wanted in asked.items() if wanted):
             self.cannot(feature)
-
-    def _check_image(self, image: GuestImage) -> None:
-        check_properties(image, frozenset({"xen"}), frozenset(_MODES[self._kind]))
-        if image.arch != "x86_64":
-            raise CallerFault(f"the image is for {image.arch}, this host is x86_64")
-        if image.kernel is None and image.disk is not None:
-            raise CallerFault(
-                "this adapter boots a kernel, the image is a disk", hint="give kernel and initrd"
-            )
-        need_file(image.kernel, "kernel", _KERNELS)
-        need_file(image.initrd, "initial RAM disk", _ARCHIVES)
-
-    def _upload(self, image: GuestImage, files: Mapping[str, bytes]) -> tuple[str, str]:
-        """Put kernel and initial RAM disk where they are not yet; gives their paths there."""
-        kernel = need_file(image.kernel, "kernel", _KERNELS).read_bytes()
-        initrd = need_file(image.initrd, "initial RAM disk", _ARCHIVES).read_bytes()
-        wanted = {
-            f"{_IMAGES}/{hashlib.sha256(content).hexdigest()[:32]}": content
-            for content in (kernel, libvirt_files.injected(initrd, files))
-        }
-        find = f'mkdir -p {_IMAGES}; for path; do [ ! -f "$path" ] || echo "$path"; done'
-        there = self._sh(find, *wanted).text.split()
-        for path, content in wanted.items():
-            if path not in there:
-                self._link.put(content, path)
-        first, second = wanted
-        return first, second
 
     def _create(self, name: str) -> None:
         """Start it from its file, with an empty log; tried again where libxl lost patience.
@@ -458,91 +347,3 @@ class XlHypervisor(Hypervisor):
         self._link.run(["rm", "-f", "--", f"{place}/memory"])
         self._keep(name, record, text)
         self._create(name)
-
-    def _destroy(self, name: str) -> None:
-        done = self._link.run(["xl", "destroy", name], check=False)
-        if done.status and "invalid domain identifier" not in done.err.decode("utf-8", "replace"):
-            raise NodeFault(f"cannot end {name}: {done.complaint}")
-        if not done.status:
-            self._await_gone(name)
-
-    def _await_gone(self, name: str) -> None:
-        """Wait until the toolstack has cleared it: until then its disks are in use."""
-        for _ in self._turns():
-            if self._link.run(["xl", "domid", name], check=False).status:
-                return
-        raise TransientFault(f"{name} does not end", retryable=True)
-
-    def _await_state(self, name: str, state: GuestState) -> None:
-        for _ in self._turns():
-            if self._running(name).state is state:
-                return
-        raise TransientFault(f"{name} does not become {state}", retryable=True)
-
-    def _turns(self) -> Iterator[None]:
-        return proc.wait_until(time.monotonic() + self._access.timeout_s, every_s=_POLL_S)
-
-    def _running(self, name: str) -> Domain:
-        domain = self._domains().get(name)
-        if domain is None:
-            self._record(name)
-            raise CallerFault(f"{name} does not run", hint="start it first")
-        return domain
-
-    def _domains(self) -> dict[str, Domain]:
-        return xen_words.parse_list(self._link.run(["xl", "list"]).text)
-
-    def _look(
-        self,
-    ) -> tuple[dict[str, Domain], set[str], frozenset[str], set[str], frozenset[str]]:
-        """Domains, our guests, volumes, those whose memory is kept, and bridges."""
-        listing, ours, volumes, kept, bridges = self._sh(_LOOK).text.split("=\n", 4)
-        return (
-            xen_words.parse_list(listing),
-            set(ours.split()),
-            frozenset(volumes.split()),
-            {path.split("/")[-2] for path in kept.split()},
-            frozenset(line.split(":")[1].strip() for line in bridges.splitlines()),
-        )
-
-    def _record(self, name: str) -> Record:
-        check_name(name)
-        read = self._link.run(["cat", f"{self._place(name)}/record.json"], check=False)
-        if read.status:
-            raise self._unknown(name)
-        return _read_record(read.text)
-
-    def _note(self, name: str, record: Record) -> None:
-        """Keep what changed, for its next start."""
-        text = xen_words.configuration(name, record, self._kind, self._place(name), self._bridge)
-        self._keep(name, record, text)
-
-    def _keep(self, name: str, record: Record, configuration: str) -> None:
-        """Write both files of a guest, each whole or not at all."""
-        script = (
-            'cd "$1" && printf %s "$2" >guest.part && mv guest.part guest.cfg && '
-            'printf %s "$3" >record.part && mv record.part record.json'
-        )
-        self._sh(script, self._place(name), configuration, json.dumps(asdict(record)))
-
-    def _unknown(self, name: str) -> CallerFault:
-        return CallerFault(f"there is no guest {name} on {self._link.where.host}")
-
-    def _place(self, name: str) -> str:
-        return f"{_GUESTS}/{name}"
-
-    def _xl(self, *words: str, timeout_s: float = 0.0) -> None:
-        self._link.run(["xl", *words], timeout_s=timeout_s)
-
-    def _sh(self, script: str, *words: str, timeout_s: float = 0.0, check: bool = True) -> Answered:
-        """A fixed script of ours; its arguments are `$1`, `$2`, ..., never pasted."""
-        argv = ["sh", "-c", script, "hypervouch", *words]
-        return self._link.run(argv, timeout_s=timeout_s, check=check)
-
-
-def _read_record(text: str) -> Record:
-    try:
-        read = json.loads(text)
-        return Record(**{**read, "macs": tuple(read["macs"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise NodeFault(f"a guest's record on the host cannot be read: {error}") from error

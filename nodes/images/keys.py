@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two key pairs of one hand-out: the node's host key and the key we log in with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,7 +10,10 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_ssh_private_key,
 )
+
+SSH_PORT = 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,9 @@ class HandOutKeys:
         key_file.unlink(missing_ok=True)
         key_file.touch(mode=0o600)
         key_file.write_bytes(self.client_private)
-        known_hosts.write_text(f"[{host}]:{port} {self.host_public}\n")
+        # As SSH clients look it up: brackets only where the port is another than 22.
+        name = host if port == SSH_PORT else f"[{host}]:{port}"
+        known_hosts.write_text(f"{name} {self.host_public}\n")
         return key_file, known_hosts
 
 
@@ -52,6 +57,18 @@ def generate() -> HandOutKeys:
         client_private=_private_file(client),
         client_public=_public_line(client),
     )
+
+
+def with_client(fresh: HandOutKeys, client_private: bytes) -> HandOutKeys:
+    """The same with a login key that another node has already.
+
+    Raises:
+        ValueError: It is no Ed25519 private key file of OpenSSH's.
+    """
+    client = load_ssh_private_key(client_private, None)
+    if not isinstance(client, Ed25519PrivateKey):
+        raise ValueError("no Ed25519 key")  # noqa: TRY004 - a wrong content, not a wrong type
+    return replace(fresh, client_private=client_private, client_public=_public_line(client))
 
 
 def _private_file(key: Ed25519PrivateKey) -> bytes:

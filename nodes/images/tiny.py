@@ -15,8 +15,8 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,18 +27,45 @@ from nodes.images.build import Progress, default_cache, locked
 from nodes.images.initramfs import Entry
 from nodes.images.packages import Package, PackageSource
 
-# By `uname -m`: Debian's name, its kernel package.
-ARCHITECTURES = {
-    "x86_64": ("amd64", "linux-image-cloud-amd64"),
-    "s390x": ("s390x", "linux-image-s390x"),
-    "ppc64le": ("ppc64el", "linux-image-powerpc64le"),
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What the guest of one machine is made of.
+
+    Attributes:
+        debian: Debian's name of the machine.
+        kernel: Package that depends on its newest kernel.
+        programs: More programs than every guest has: path, by the package that brings it.
+        scripts: More of our own files, for /sbin.
+    """
+
+    debian: str
+    kernel: str
+    programs: Mapping[str, str] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "x86_64": Architecture(debian="amd64", kernel="linux-image-cloud-amd64"),
+    "s390x": Architecture(debian="s390x", kernel="linux-image-s390x"),
+    # There the kernel leaves PCI hot-plug to a daemon that calls the firmware by drmgr.
+    "ppc64le": Architecture(
+        debian="ppc64el",
+        kernel="linux-image-powerpc64le",
+        programs={"powerpc-ibm-utils": "usr/sbin/drmgr"},
+        scripts=("tiny-hotplug",),
+    ),
+    "aarch64": Architecture(debian="arm64", kernel="linux-image-cloud-arm64"),
 }
+"""By `uname -m`."""
 # What hypervisors show a guest; dependencies are followed, names of other machines skipped.
 MODULES = (
     *("button", "evdev", "virtio_pci", "virtio_mmio", "virtio_ccw", "virtio_blk", "virtio_net"),
     *("virtio_console", "virtio_balloon", "virtio_scsi", "virtio_rng", "sd_mod", "sr_mod"),
     *("isofs", "vfat", "nls_ascii", "nls_cp437", "ext4", "xen_blkfront", "xen_netfront"),
     *("ata_piix", "ahci", "e1000", "8139cp", "tpm_tis", "tpm_crb", "hv_storvsc", "hv_netvsc"),
+    # ext4 asks for the last one by its algorithm, so that no dependency names it.
+    *("efivarfs", "gpio_keys", "crc32c_generic"),
 )
 _AGENT = "qemu-guest-agent"
 _BUSYBOX = "busybox-static"
@@ -166,10 +193,11 @@ def versions(image: GuestImage) -> dict[str, str]:
 def fingerprint(arch: str) -> str:
     """12 hexadecimal digits that change whenever the recipe of this architecture does."""
     digest = hashlib.sha256(f"tiny {_REVISION} {arch}".encode())
-    parts = [*ARCHITECTURES[arch], _AGENT, _BUSYBOX, *MODULES, *_FOLDERS]
+    here = ARCHITECTURES[arch]
+    parts = [here.debian, here.kernel, _AGENT, _BUSYBOX, *here.programs, *MODULES, *_FOLDERS]
     parts += [f"{name}\1{text}" for name, text in (_TEXTS | _SCRIPTS).items()]
     digest.update("\0".join(parts).encode())
-    for name in _GUEST_FILES:
+    for name in (*_GUEST_FILES, *here.scripts):
         digest.update(b"\2" + _guest_file(name))
     return digest.hexdigest()[:12]
 
@@ -190,22 +218,23 @@ def _make(cache: Path, folder: Path, arch: str, say: Progress) -> None:
 def _build(work: Path, cache: Path, arch: str, say: Progress) -> None:
     """Fill `work` with kernel, archive, tar and manifest."""
     native = arch == platform.machine()
-    debian, kernel_package = ARCHITECTURES[arch]
+    here = ARCHITECTURES[arch]
     say(f"fetching Debian packages for the tiny guest ({arch})")
-    store = cache / ("packages" if native else f"packages-{debian}")
+    store = cache / ("packages" if native else f"packages-{here.debian}")
     with locked(store / ".lock"):
-        source = PackageSource(store, "" if native else debian)
-        fetched = source.fetch((kernel_package, _BUSYBOX, _AGENT))
+        source = PackageSource(store, "" if native else here.debian)
+        fetched = source.fetch((here.kernel, _BUSYBOX, _AGENT, *here.programs))
     say("unpacking them")
     root = work / "tree"
-    tree.unpack((path for path in fetched if _wanted(path)), root)
+    tree.unpack((path for path in fetched if _wanted(path, here)), root)
     kernel = _kernel(root)
     release = kernel.name.partition("-")[2]
     shutil.copyfile(kernel, work / "vmlinuz")
     modules = initramfs.load_order(MODULES, lambda name: tree.kernel_module(root, name))
     say("writing the archive")
     system = list(_system((root / "usr/bin/busybox").read_bytes()))
-    extra = [*_drivers(modules, release), *_agent(root)]
+    extra = [*_drivers(modules, release), *_scripts(here)]
+    extra += _programs(root, ("usr/sbin/qemu-ga", *here.programs.values()))
     packed = initramfs.archive([*system, *extra])
     (work / "initrd").write_bytes(gzip.compress(packed, compresslevel=1, mtime=0))
     if native:
@@ -214,10 +243,10 @@ def _build(work: Path, cache: Path, arch: str, say: Progress) -> None:
     (work / "manifest.json").write_text(json.dumps(facts, indent=1))
 
 
-def _wanted(path: Path) -> bool:
+def _wanted(path: Path, here: Architecture) -> bool:
     """The kernel, our programs and libraries: not what would install them."""
     name = Package(file_name=path.name, size_bytes=0).name
-    ours = name in {_AGENT, _BUSYBOX} or name.startswith("lib")
+    ours = name in {_AGENT, _BUSYBOX, *here.programs} or name.startswith("lib")
     return ours or _KERNEL_PACKAGE.match(name) is not None
 
 
@@ -267,11 +296,16 @@ def _drivers(modules: dict[str, bytes], release: str) -> Iterator[Entry]:
         yield Entry(path=f"modules/{name}.ko", mode=_FILE | 0o644, content=content)
 
 
-def _agent(root: Path) -> Iterator[Entry]:
-    """QEMU's guest agent with every library that it names, at the path where it lies."""
+def _scripts(here: Architecture) -> Iterator[Entry]:
+    for name in here.scripts:
+        yield Entry(path=f"sbin/{name}", mode=_FILE | 0o755, content=_guest_file(name))
+
+
+def _programs(root: Path, paths: Iterable[str]) -> Iterator[Entry]:
+    """Programs with every library that they name, each at the path where it lies."""
     folders: set[str] = set()
-    found = {"usr/sbin/qemu-ga"}
-    waiting = ["usr/sbin/qemu-ga"]
+    waiting = list(paths)
+    found = set(waiting)
     while waiting:
         path = waiting.pop()
         content = _inside(root, root / path).read_bytes()

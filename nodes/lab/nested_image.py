@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,10 @@ _NOTED_PACKAGES = {
     "libvirt-daemon": "libvirt",
     "lxc": "lxc",
 }
+UNUSED_S = 30 * 24 * 3600.0
+"""After this time an image of another recipe that no node was started from is removed."""
+
+_MANIFEST = "manifest.json"
 _SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -71,9 +77,11 @@ def find(cache: Path | None = None, recipe: NestedRecipe | None = None) -> Neste
     recipe = recipe or standard()
     folder = (cache or default_cache()) / "images" / recipe.fingerprint
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / _MANIFEST).read_text())
     except FileNotFoundError:
         return None
+    with suppress(OSError):
+        os.utime(folder / _MANIFEST)  # it is used
     return NestedImage(folder=folder, fingerprint=folder.name, facts=manifest["facts"])
 
 
@@ -109,12 +117,32 @@ def image(
         try:
             _build(work, cache / "packages", recipe, say)
             work.rename(images / recipe.fingerprint)
+            remove_unused(images, recipe.fingerprint, time.time())
         finally:
             shutil.rmtree(work, ignore_errors=True)
     made = find(cache, recipe)
     if made is None:
         raise ConfigError("the image of the nested nodes vanished", hint="build it again")
     return made
+
+
+def remove_unused(images: Path, current: str, now: float) -> tuple[Path, ...]:
+    """Remove images of other recipes that have not been used for long; returns them.
+
+    Args:
+        images: Folder of all images.
+        current: Fingerprint of the recipe that is in use.
+        now: Seconds since the epoch.
+    """
+    removed = []
+    for folder in sorted(images.glob("nested-*")):
+        with suppress(OSError):
+            unused_s = now - (folder / _MANIFEST).stat().st_mtime
+            if folder.name != current and unused_s > UNUSED_S:
+                gone = folder.rename(folder.with_name(f".nesting-{folder.name}"))
+                shutil.rmtree(gone, ignore_errors=True)
+                removed.append(folder)
+    return tuple(removed)
 
 
 def _build(work: Path, store: Path, recipe: NestedRecipe, say: Progress) -> None:
@@ -138,7 +166,7 @@ def _build(work: Path, store: Path, recipe: NestedRecipe, say: Progress) -> None
     _write_disk(root, work)
     shutil.rmtree(root)
     manifest = {"facts": facts, "packages": [path.name for path in packages]}
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (work / _MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def _hypervisor(root: Path) -> Path:

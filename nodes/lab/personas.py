@@ -13,6 +13,7 @@ of its features are taken away, for what QEMU's emulation (TCG) makes of them:
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ci.errors import ConfigError
 from nodes.images.machine import BINARY, Shape
@@ -21,8 +22,11 @@ PROCESSOR = (
     "EPYC,+svm,+npt,-monitor,-smap,-rdtscp,-xsave,-xsaveopt,-xsavec,-xgetbv1,-avx,-avx2,-f16c,-fma"
 )
 _LINUX = "net.ifnames=0 quiet panic=-1 mitigations=off"
-_XEN = "com1=115200 console=com1 loglvl=warning guest_loglvl=warning spec-ctrl=eager-fpu"
+# Retpolines are dear where the processor is emulated, and protect nobody there.
+_XEN = "com1=115200 console=com1 loglvl=warning guest_loglvl=warning spec-ctrl=no,eager-fpu"
 _DOM0_MIB = 640
+SHARED = "/srv/shared"
+"""Where a linked node mounts the folder that it shares with its neighbour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,8 @@ PERSONAS = {
             name="kvm",
             title="KVM by kvm_amd on emulated SVM, under libvirt",
             memory_mib=1024,
-            urls=("qemu+ssh://{at}/system",),
+            # Without the type a busy machine might miss the probe, and be taken for emulation.
+            urls=("qemu+ssh://{at}/system?type=kvm",),
         ),
         Persona(
             name="lxc",
@@ -85,15 +90,41 @@ def persona(name: str) -> Persona:
     return PERSONAS[name]
 
 
-def command(kind: Persona, shape: Shape, memory: str) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """A node beside another one: a wire between them, and a folder that both see.
+
+    Attributes:
+        name: Host name of this node, without `-node`.
+        address: Its own on the wire.
+        other: That of the other node.
+        peer: Folder of the other node, which need not be there yet.
+        shared: Folder on this machine that both see.
+    """
+
+    name: str
+    address: str
+    other: str
+    peer: Path
+    shared: Path
+
+    @staticmethod
+    def options(address: str) -> str:
+        """Added to a libvirt URL when both are up: disks that both have, a host's own address."""
+        return f"&disks={SHARED}/disks&address={address}"
+
+
+def command(kind: Persona, shape: Shape, memory: str, *, linked: bool = False) -> list[str]:
     """The whole QEMU command line, but for what starts a restore.
 
-    QEMU runs in the node's folder, which holds `disk.qcow2` and links to the image's files.
+    QEMU runs in the node's folder, which holds `disk.qcow2` and links to the image's files. That
+    of a linked node also holds links to what it has in common with its neighbour.
 
     Args:
         kind: What the node is to be.
         shape: Size and network.
         memory: A memory backend's options: RAM lives in a file.
+        linked: Whether it has a neighbour.
     """
     network = f"user,id=net0,restrict={'off' if shape.internet else 'on'}"
     argv = [BINARY, "-name", f"hypervouch-{kind.name}", "-no-user-config", "-nodefaults"]
@@ -107,7 +138,18 @@ def command(kind: Persona, shape: Shape, memory: str) -> list[str]:
     argv += ["-device", "virtio-rng-pci,rng=rng0", "-serial", "file:console.log"]
     argv += ["-chardev", "socket,id=line,path=line.sock,server=on,wait=off"]
     argv += ["-serial", "chardev:line", "-qmp", "unix:qmp.sock,server=on,wait=off"]
-    return argv
+    return [*argv, *_LINK] if linked else argv
+
+
+# Frames go from socket to socket; those for a neighbour that is away are lost, as on a wire. Owners
+# and rights of shared files are kept beside them: the guest's root makes nothing of root's here.
+_LINK = (
+    "-netdev",
+    "dgram,id=net1,local.type=unix,local.path=wire.sock,remote.type=unix,remote.path=peer.sock",
+    *("-device", "virtio-net-pci,netdev=net1,romfile="),
+    *("-fsdev", "local,id=shared,path=shared,security_model=mapped-file"),
+    *("-device", "virtio-9p-pci,fsdev=shared,mount_tag=shared"),
+)
 
 
 def _boot(kind: Persona) -> list[str]:

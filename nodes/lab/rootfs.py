@@ -17,24 +17,28 @@ _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Relative, so that nothing is ever unpacked into this machine's own folders.
 _RUNTIME = {"var/run": "../run", "var/lock": "../run/lock"}
 _MOUNT_POINTS = ("dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib", "var/log")
-_HOSTS = "127.0.0.1 localhost xen-node kvm-node lxc-node plain-node\n"
+_FOLDERS = ("srv/shared", "var/lib/swtpm-localca", "var/log/swtpm/libvirt/qemu")
+_HOSTS = "127.0.0.1 localhost\n"
 _QEMU_CONF = """\
 user = "root"
 group = "root"
 security_driver = "none"
 dynamic_ownership = 0
 remember_owner = 0
+swtpm_user = "root"
+swtpm_group = "root"
 """
 _FILES = {
     "etc/passwd": (
         "root:x:0:0:root:/root:/bin/bash\n"
         "sshd:x:100:65534::/run/sshd:/bin/false\n"
         "dnsmasq:x:101:65534::/tmp:/bin/false\n"
+        "tss:x:102:102::/var/lib/tpm:/bin/false\n"
         "libvirt-qemu:x:64055:108::/var/lib/libvirt:/bin/false\n"
         "nobody:x:65534:65534::/tmp:/bin/false\n"
     ),
     "etc/group": (
-        "root:x:0:\ntty:x:5:\ndisk:x:6:\nkvm:x:108:\nlibvirt:x:109:\n"
+        "root:x:0:\ntty:x:5:\ndisk:x:6:\ntss:x:102:\nkvm:x:108:\nlibvirt:x:109:\n"
         "libvirt-qemu:x:64055:\nnogroup:x:65534:\n"
     ),
     "etc/shadow": "root:*:19000:0:99999:7:::\n",
@@ -93,7 +97,7 @@ def finish(root: Path, recipe: NestedRecipe, description: dict[str, str]) -> Non
         recipe: What to add.
         description: Written as NAME=VALUE lines to /etc/hypervouch-node.
     """
-    for name in _MOUNT_POINTS:
+    for name in (*_MOUNT_POINTS, *_FOLDERS):
         (root / name).mkdir(parents=True, exist_ok=True)
     lines = "".join(f"{key}={value}\n" for key, value in description.items())
     for name, text in {**_FILES, "etc/hypervouch-node": lines}.items():

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from ci import proc
 from ci.errors import ConfigError
@@ -25,10 +26,20 @@ from nodes.images.tiny import tiny
 from nodes.lab import engines, libvirt_host, nested_image
 from nodes.lab.libvirt_host import LibvirtHost
 from nodes.lab.nested import HOST, NestedNode
-from nodes.lab.personas import PERSONAS
+from nodes.lab.nested_ready import has_wires, qemu_version
+from nodes.lab.personas import PERSONAS, Neighbour
 
 STOP_S = 60.0
+ADDRESSES = ("10.78.0.1", "10.78.0.2")
+"""Of a nested node and of its second one, on the wire between them."""
+
 _UML = {"linux.uml": "user-mode-linux", "uml_mconsole": "uml-utilities"}
+_EMULATORS = {
+    "s390x": ("qemu-system-s390x", "qemu-system-misc"),
+    "ppc64le": ("qemu-system-ppc64", "qemu-system-ppc"),
+    "aarch64": ("qemu-system-aarch64", "qemu-system-arm"),
+}
+"""By `uname -m`: the program that emulates it, and the Debian package that brings that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,7 @@ class Reach:
         key_file: Private key for it.
         known_hosts: File with its pinned host key.
         facts: Versions, and how it was started.
+        seconds: For each of `urls` that of another host like it, where one is up.
     """
 
     urls: tuple[str, ...]
@@ -50,6 +62,7 @@ class Reach:
     key_file: Path | None = None
     known_hosts: Path | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    seconds: tuple[str, ...] = ()
 
 
 class LabNode(ABC):
@@ -58,11 +71,20 @@ class LabNode(ABC):
     Attributes:
         name: As the command line has it.
         title: What it is, for people.
+        root: Whether it takes root to bring it up.
+        pairs: Whether two of them are two hosts to each other, and guests go from one to the other.
+        hypervisor: Whether there is one on it.
+        second_of: The node beside which it is the second one; empty for most.
     """
 
-    def __init__(self, name: str, title: str) -> None:
+    root: ClassVar[bool] = False
+    pairs: bool = False
+    second_of: str = ""
+
+    def __init__(self, name: str, title: str, *, hypervisor: bool = True) -> None:
         self.name = name
         self.title = title
+        self.hypervisor = hypervisor
 
     @abstractmethod
     def lacks(self) -> tuple[str, ...]:
@@ -88,10 +110,13 @@ class LabNode(ABC):
 class LibvirtNode(LabNode):
     """A private libvirt host on this machine, for one of its drivers."""
 
+    root = True
+
     def __init__(self, name: str, title: str, *, driver: str, query: str = "") -> None:
         super().__init__(name, title)
         self._driver = driver
         self._query = query
+        self.pairs = driver == "qemu"
 
     def lacks(self) -> tuple[str, ...]:
         """The packages of libvirt."""
@@ -117,8 +142,28 @@ class LibvirtNode(LabNode):
         return LibvirtHost(folder, f"hv-{self.name}")
 
 
+class OtherMachine(LibvirtNode):
+    """A libvirt host whose guests are of another machine, all of it emulated."""
+
+    def __init__(self, name: str, title: str, *, arch: str) -> None:
+        super().__init__(name, title, driver="qemu", query=f"&type=qemu&arch={arch}")
+        self._arch = arch
+
+    def lacks(self) -> tuple[str, ...]:
+        """The packages of libvirt, and the emulator's."""
+        program, package = _EMULATORS[self._arch]
+        lacks = () if shutil.which(program) else (package,)
+        return tuple(sorted({*super().lacks(), *lacks}))
+
+    def build(self, say: Progress) -> None:
+        """The guest of that machine."""
+        tiny(arch=self._arch, progress=say)
+
+
 class EngineNode(LabNode):
     """A container engine with namespaces of its own."""
+
+    root = True
 
     def lacks(self) -> tuple[str, ...]:
         """The engine's packages."""
@@ -136,15 +181,16 @@ class EngineNode(LabNode):
         daemon.returncode = 0
 
     def down(self, folder: Path) -> None:
-        """End its daemon, which ends its containers."""
+        """End its daemon, and its containers: Podman's outlive the service."""
         pid, born = self._daemon(folder)
-        if not proc.is_running(pid, born):
-            return
-        proc.kill_group(pid, signal.SIGTERM)
-        for _ in proc.wait_until(time.monotonic() + STOP_S, every_s=0.1):
-            if not proc.is_running(pid, born):
-                return
-        proc.kill_group(pid)
+        if proc.is_running(pid, born):
+            proc.kill_group(pid, signal.SIGTERM)
+            for _ in proc.wait_until(time.monotonic() + STOP_S, every_s=0.1):
+                if not proc.is_running(pid, born):
+                    break
+            else:
+                proc.kill_group(pid)
+        engines.sweep(folder)
 
     def reach(self, folder: Path) -> Reach | None:
         """By its socket."""
@@ -183,10 +229,22 @@ class UmlNode(LabNode):
 
 
 class Nested(LabNode):
-    """A hypervisor inside a QEMU guest."""
+    """A hypervisor inside a QEMU guest, alone or as one of two with a wire between them."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, PERSONAS[name].title)
+    def __init__(self, name: str, *, kind: str = "", beside: str = "", second_of: str = "") -> None:
+        """A node.
+
+        Args:
+            name: Its own.
+            kind: The persona that it is, where that has not its name and it is no second one.
+            beside: Name of its second one.
+            second_of: Name of the node whose second one it is, of the same persona.
+        """
+        self._kind = PERSONAS[second_of or kind or name]
+        title = f"a second one beside {second_of}" if second_of else self._kind.title
+        super().__init__(name, title, hypervisor=bool(self._kind.urls))
+        self.second_of = second_of
+        self._peer = beside or second_of
 
     def lacks(self) -> tuple[str, ...]:
         """What an image and its node need."""
@@ -199,26 +257,64 @@ class Nested(LabNode):
 
     def up(self, folder: Path, say: Progress) -> None:
         """Restore or boot it."""
-        NestedNode(folder, PERSONAS[self.name], progress=say).start()
+        node = NestedNode(folder, self._kind, neighbour=self._neighbour(folder), progress=say)
+        node.start()
+        if self._neighbour(folder) and (other := self._other(folder)).is_running():
+            pinned = [_own_pin(node), _own_pin(other)]
+            for one, lines in ((node, pinned), (other, pinned[::-1])):
+                (one.folder / "known_hosts").write_text("".join(lines))
 
     def down(self, folder: Path) -> None:
-        """End its QEMU and remove its disk."""
-        NestedNode(folder, PERSONAS[self.name]).stop()
+        """End its QEMU and remove its disk; what it shared goes with the last of the two."""
+        NestedNode(folder, self._kind).stop()
+        if self._peer and not self._other(folder).is_running():
+            shutil.rmtree(self._shared(folder), ignore_errors=True)
 
     def reach(self, folder: Path) -> Reach | None:
         """By SSH on loopback."""
-        node = NestedNode(folder, PERSONAS[self.name])
+        node = NestedNode(folder, self._kind)
         if not node.is_running():
             return None
         end = node.endpoint()
+        urls: tuple[str, ...] = self._kind.hypervisors(HOST, end.port)
+        seconds: tuple[str, ...] = ()
+        if (near := self._neighbour(folder)) and (other := self._other(folder)).is_running():
+            there = self._kind.hypervisors(HOST, other.endpoint().port)
+            urls = tuple(url + near.options(near.address) for url in urls)
+            seconds = tuple(url + near.options(near.other) for url in there)
         return Reach(
-            urls=PERSONAS[self.name].hypervisors(HOST, end.port),
+            urls=urls,
             grade=end.grade,
             port=end.port,
             key_file=end.key_file,
             known_hosts=end.known_hosts,
             facts=end.facts,
+            seconds=seconds,
         )
+
+    def _neighbour(self, folder: Path) -> Neighbour | None:
+        """What it has in common with the other one of two."""
+        if not self._peer or not has_wires(qemu_version()):
+            return None
+        addresses = ADDRESSES[::-1] if self.second_of else ADDRESSES
+        return Neighbour(
+            name=self.name,
+            address=addresses[0],
+            other=addresses[1],
+            peer=folder.parent / self._peer,
+            shared=self._shared(folder),
+        )
+
+    def _shared(self, folder: Path) -> Path:
+        return folder.parent / f"{self._kind.name}-shared"
+
+    def _other(self, folder: Path) -> NestedNode:
+        return NestedNode(folder.parent / self._peer, self._kind)
+
+
+def _own_pin(node: NestedNode) -> str:
+    """The line of known_hosts that is about a node itself: the first one."""
+    return (node.folder / "known_hosts").read_text().splitlines(keepends=True)[0]
 
 
 LAB: dict[str, LabNode] = {
@@ -227,12 +323,17 @@ LAB: dict[str, LabNode] = {
         LibvirtNode(
             "libvirt", "libvirt with QEMU, emulated (TCG)", driver="qemu", query="&type=qemu"
         ),
+        OtherMachine("s390x", "libvirt with QEMU, TCG stand-in for KVM on s390x", arch="s390x"),
+        OtherMachine("ppc64", "libvirt with QEMU, TCG stand-in for KVM on ppc64", arch="ppc64le"),
+        OtherMachine("aarch64", "libvirt with QEMU, TCG stand-in for KVM on arm64", arch="aarch64"),
         LibvirtNode("lxc", "libvirt with LXC", driver="lxc"),
         UmlNode("uml", "User Mode Linux"),
         EngineNode("docker", "Docker"),
         EngineNode("podman", "Podman with runc"),
         Nested("xen"),
-        Nested("kvm"),
+        Nested("kvm", beside="kvm2"),
+        Nested("kvm2", second_of="kvm"),
+        Nested("lxc-v2", kind="lxc"),
         Nested("plain"),
     )
 }

@@ -8,15 +8,15 @@ that Nova accepts it; whatever a killed process left is found by that.
 
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ci import plugins, proc
+from ci import proc
 from ci.errors import ConfigError, NodeUnavailable
 from ci.layout import SecretRef
 from ci.model.node import Endpoint, Transport
@@ -24,11 +24,14 @@ from ci.model.result import Grade
 from ci.settings import resolve_secret
 from nodes.images import keys
 from nodes.login import await_login
+from nodes.providers import openstack_link
 
 OURS, SLOT, HOLDER = "hypervouch", "hypervouch-slot", "hypervouch-holder"
 API_S = 60
+RETRIES = 3
 DELETE_S = 120.0
 POLL_S = 2.0
+LAST_LINES, MAX_WORDS = 12, 400
 
 
 class OpenstackOptions(BaseModel):
@@ -162,7 +165,8 @@ class OpenstackProvider:
             with self._cloud() as cloud:
                 return self._boot(cloud, node, holder, deadline)
         except BaseException:
-            self.stop(node)
+            with suppress(NodeUnavailable):  # what stays is found as leaked; why comes first
+                self.stop(node)
             raise
 
     def stop(self, node: str) -> None:
@@ -218,7 +222,15 @@ class OpenstackProvider:
             grade=options.grade,
             facts={"server": server.id, "image": options.image, "flavor": options.flavor},
         )
-        await_login(endpoint, deadline)
+        try:
+            await_login(endpoint, deadline)
+        except NodeUnavailable as error:
+            raise NodeUnavailable(
+                f"server {server.id}: {error.message}: {_last_words(cloud, server)}",
+                hint="it needs cloud-init and an SSH server, and port 22 open in its security "
+                "groups; see: openstack console log show",
+                retryable=True,
+            ) from error
         return endpoint
 
     def _create(self, cloud: Any, node: str, holder: str, fresh: keys.HandOutKeys) -> Any:
@@ -309,47 +321,22 @@ class OpenstackProvider:
             self._find("network", options.network, cloud.network.find_network),
         )
 
-    def _find(self, kind: str, name: str, find: Callable[..., Any]) -> Any:
-        wrong = plugins.need("openstack.exceptions", extra="openstack", what="it")
-        try:
-            return find(name, ignore_missing=False)
-        except wrong.NotFoundException as missing:
-            raise ConfigError(
-                f"provider {self.name}: the cloud has no {kind} {name}",
-                hint=f"see: openstack {kind} list",
-            ) from missing
+    def _find(self, kind: str, name: str, ask: Callable[..., Any]) -> Any:
+        return openstack_link.find(self.name, kind, name, ask)
 
-    @contextmanager
-    def _cloud(self) -> Iterator[Any]:
-        """A connection; what the cloud refuses comes out as NodeUnavailable.
-
-        Raises:
-            ConfigError: clouds.yaml or a secret is missing.
-        """
-        sdk = plugins.need("openstack", extra="openstack", what="an openstack provider")
-        wrong = plugins.need("openstack.exceptions", extra="openstack", what="it")
-        lower = plugins.need("keystoneauth1.exceptions", extra="openstack", what="it")
-        cloud = None
-        try:
-            cloud = sdk.connect(**self._access())
-            yield cloud
-        except wrong.ConfigException as error:
-            raise ConfigError(
-                f"provider {self.name}: {error}", hint="see clouds.yaml, or OS_CLIENT_CONFIG_FILE"
-            ) from error
-        except (wrong.SDKException, lower.ClientException, OSError) as error:
-            raise NodeUnavailable(
-                f"provider {self.name}: the cloud: {' '.join(str(error).split())[:300]}",
-                hint="try: openstack server list",
-                retryable=True,
-            ) from error
-        finally:
-            if cloud is not None:
-                cloud.close()
+    def _cloud(self) -> AbstractContextManager[Any]:
+        """A connection; what the cloud refuses comes out as NodeUnavailable."""
+        return openstack_link.connected(self.name, self._access())
 
     def _access(self) -> dict[str, Any]:
         options = self._options
-        common: dict[str, Any] = {"app_name": "hypervouch", "api_timeout": API_S}
+        common: dict[str, Any] = {
+            "app_name": "hypervouch",
+            "api_timeout": API_S,
+            # Of a refused connection and of 503: a restart behind a cloud's proxy costs no server.
+            "connect_retries": RETRIES,
+            "status_code_retries": RETRIES,
+        }
         if options.region:
             common["region_name"] = options.region
         if options.cloud:
@@ -368,6 +355,16 @@ class OpenstackProvider:
                 "project_domain_name": options.project_domain,
             },
         }
+
+
+def _last_words(cloud: Any, server: Any) -> str:
+    """The end of a server's console, as far as the cloud has one."""
+    try:
+        console = cloud.compute.get_server_console_output(server, length=LAST_LINES)
+    except Exception as error:  # noqa: BLE001 - why it does not answer counts more
+        return f"its console cannot be read: {openstack_link.said(error)}"
+    words = " ".join(str((console or {}).get("output") or "").split())
+    return words[-MAX_WORDS:] or "its console says nothing"
 
 
 def user_data(fresh: keys.HandOutKeys) -> bytes:

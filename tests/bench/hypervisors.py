@@ -19,7 +19,7 @@ from nodes.images.tiny import tiny
 from nodes.lab.libvirt_host import LibvirtHost
 from nodes.providers.base import KeepsSpares
 from tests.bench.runs import spread
-from tests.kit import docker_host, libvirt_domains, sshd
+from tests.kit import containers, libvirt_domains, sshd
 from tests.kit.killed_builds import (
     Source,
     containers_of,
@@ -188,11 +188,10 @@ def _daemon(state: Path) -> Iterator[Source]:
 
 @contextmanager
 def _container(state: Path) -> Iterator[Source]:
-    with docker_host.running() as host:
-        options = {"url": host.url, "network": "host"}
-        yield Source(
-            driver="container", options=options, state=state, count=containers_of(host.url)
-        )
+    with containers.engine("docker", machine_network=True) as path:
+        url = f"unix://{path}"
+        options = {"url": url, "network": "host"}
+        yield Source(driver="container", options=options, state=state, count=containers_of(url))
 
 
 @contextmanager

@@ -6,12 +6,14 @@ Real ones boot one guest for all of it. What a system cannot do is Unsupported, 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ci.model.feature import Feature
 from nodes.hypervisors.base import (
+    INTERFACES,
     PREFIX,
     DiskFormat,
     GuestImage,
@@ -19,6 +21,7 @@ from nodes.hypervisors.base import (
     GuestState,
     Hypervisor,
     Nic,
+    Volume,
 )
 from nodes.hypervisors.faults import CallerFault, Unsupported
 from nodes.hypervisors.guest import GuestAgent
@@ -27,7 +30,8 @@ from tests.kit.hypervisors import TABLE, running
 
 REAL = [pytest.mark.integration, pytest.mark.timeout(600)]
 BOOT_S = 180.0
-GUEST, VOLUME = f"{PREFIX}contract", f"{PREFIX}contract-v"
+GUEST, VOLUME, NETWORK = f"{PREFIX}contract", f"{PREFIX}contract-v", f"{PREFIX}contract-n"
+MAC = "52:54:00:c0:01:01"
 
 
 @pytest.fixture(
@@ -70,7 +74,7 @@ def may_be_unsupported(feature: Feature) -> Iterator[None]:
 
 
 def spec(image: GuestImage, name: str = GUEST) -> GuestSpec:
-    return GuestSpec(name=name, image=image, nics=(Nic(mac="52:54:00:c0:01:01"),))
+    return GuestSpec(name=name, image=image, nics=(Nic(mac=MAC),))
 
 
 def agent_of(hypervisor: Hypervisor) -> GuestAgent:
@@ -152,6 +156,56 @@ class TestWhatMayBeRepeated:
                 clean.create_volume(VOLUME, 8)
             clean.delete_volume(volume)
             clean.delete_volume(volume)
+
+    def test_a_network(self, clean: Hypervisor) -> None:
+        with may_be_unsupported(Feature.NETWORKING_TOPOLOGY_FLAT):
+            clean.create_network(NETWORK)
+            assert NETWORK in clean.inventory().networks
+            with pytest.raises(CallerFault):
+                clean.create_network(NETWORK)
+            clean.delete_network(NETWORK)
+            clean.delete_network(NETWORK)
+
+    def test_a_cached_image(self, clean: Hypervisor, image: GuestImage) -> None:
+        with may_be_unsupported(Feature.CACHE_IMAGES):
+            with pytest.raises(CallerFault):
+                clean.cache_image(image)
+            known = replace(image, id="of-the-contract")
+            assert clean.cache_image(known)
+            assert not clean.cache_image(known)
+            clean.forget_image(known)
+            clean.forget_image(known)
+
+
+class TestWhatIsMissing:
+    """A launch that asks for it is refused by the very row, and nothing has changed."""
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"firmware": "uefi"},
+            {"tpm": True},
+            {"memory_file": True},
+            {"graphics": "vnc"},
+            {"graphics": "spice"},
+            {"config_drive": {}},
+            {"files": {INTERFACES: b""}},
+            {"nics": (Nic(mac=MAC, tag="a"),)},
+            {"nics": (Nic(mac=MAC, network=f"{PREFIX}n"),)},
+            {"nics": (Nic(mac=MAC, rules=()),)},
+            {"root": Volume(name=VOLUME, size_mib=8)},
+        ],
+        ids=str,
+    )
+    def test_is_refused(
+        self, clean: Hypervisor, image: GuestImage, more: dict[str, object]
+    ) -> None:
+        wanted = replace(spec(image), **more)  # type: ignore[arg-type]
+        missing = [feature for feature in wanted.asks_for() if feature in clean.missing]
+        if missing:
+            with pytest.raises(Unsupported) as caught:
+                clean.launch(wanted)
+            assert caught.value.feature in missing
 
 
 def test_a_guests_life(clean: Hypervisor, image: GuestImage) -> None:

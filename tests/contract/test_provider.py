@@ -25,7 +25,7 @@ from nodes.providers.local import LocalOptions, LocalProvider
 from nodes.providers.openstack import OpenstackOptions, OpenstackProvider
 from nodes.providers.qemu import QemuOptions, QemuProvider
 from nodes.providers.static import StaticOptions, StaticProvider
-from tests.kit import sshd
+from tests.kit import openstack_cloud, sshd
 from tests.kit.node_sources import require_qemu
 from tests.kit.openstack_stand_in import Cloud
 from tests.kit.require import require
@@ -39,6 +39,8 @@ pytestmark = [
 DISPOSABLE = {"qemu", "local", "dummy", "libvirt", "container", "openstack"}
 # The last one is a stand-in for a cloud: see tests/kit/openstack_stand_in.py.
 PROVIDERS = ["dummy", "local", "static", "qemu", "libvirt", "container", "openstack"]
+if openstack_cloud.asked():  # a real one, whose guests may boot for minutes
+    PROVIDERS += [pytest.param("openstack-cloud", marks=pytest.mark.timeout(3600))]
 
 
 def static_provider(home: Path) -> StaticProvider:
@@ -78,6 +80,9 @@ def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Provide
         made = ContainerProvider(ContainerOptions.model_validate(options), tmp_path)
     elif name == "openstack":
         options = {**request.getfixturevalue("cloud_stand_in").options, "slots": 2}
+        made = OpenstackProvider(OpenstackOptions.model_validate(options), tmp_path)
+    elif name == "openstack-cloud":
+        options = request.getfixturevalue("real_cloud")
         made = OpenstackProvider(OpenstackOptions.model_validate(options), tmp_path)
     else:
         yield from served_by_sshd(tmp_path)
@@ -288,7 +293,8 @@ def test_a_machine_that_cannot_start_says_why(tmp_path: Path):
 @pytest.fixture
 def cloud(cloud_stand_in: Cloud) -> Iterator[Cloud]:
     yield cloud_stand_in
-    cloud_stand_in.broken = ""
+    cloud_stand_in.broken, cloud_stand_in.quota, cloud_stand_in.unwell = "", 100, 0
+    cloud_stand_in.images = ["debian"]
 
 
 def of_cloud(cloud: Cloud, home: Path, **changes: object) -> OpenstackProvider:
@@ -312,8 +318,69 @@ def test_what_the_cloud_does_not_have_is_the_operators_to_mend(
     with pytest.raises(ConfigError, match="Unable to establish connection"):
         of_cloud(cloud, tmp_path, **{"auth-url": "http://127.0.0.1:1/v3"}).prepare()
     monkeypatch.setenv("OS_TEST_PASSWORD", "wrong")
-    with pytest.raises(ConfigError, match="wrong name or password"):
+    with pytest.raises(ConfigError, match="requires authentication") as refused:
         of_cloud(cloud, tmp_path).prepare()
+    assert "password" in str(refused.value.hint)
+
+
+def test_two_images_of_one_name_are_the_operators_to_tell_apart(cloud: Cloud, tmp_path: Path):
+    cloud.images = ["debian", "debian"]
+    with pytest.raises(ConfigError, match="more than one image debian") as twice:
+        of_cloud(cloud, tmp_path).prepare()
+    assert "id" in str(twice.value.hint)
+
+
+def test_a_quota_that_is_used_up_is_said_in_the_clouds_words(cloud: Cloud, tmp_path: Path):
+    cloud.quota = 0
+    with pytest.raises(NodeUnavailable, match="Quota exceeded for instances") as full:
+        of_cloud(cloud, tmp_path).start("openstack-1", "b")
+    assert full.value.retryable
+    assert "http" not in full.value.message
+    assert "quota" in str(full.value.hint)
+
+
+def test_a_token_that_ends_under_way_is_renewed(cloud: Cloud, tmp_path: Path):
+    made = of_cloud(cloud, tmp_path)
+    with made._cloud() as session:
+        assert list(session.compute.servers()) == []
+        cloud.tokens.clear()
+        assert list(session.compute.servers()) == []
+
+
+def test_a_moment_without_an_answer_costs_no_server(cloud: Cloud, tmp_path: Path):
+    made = of_cloud(cloud, tmp_path)
+    with made._cloud() as session:
+        assert list(session.compute.servers()) == []
+        cloud.unwell = 2
+        assert list(session.compute.servers()) == []
+    assert cloud.unwell == 0
+
+
+def test_a_server_that_lets_nobody_in_says_its_last_words(cloud: Cloud, tmp_path: Path):
+    made = of_cloud(cloud, tmp_path, port=1, **{"boot-timeout-s": 3})
+    with pytest.raises(NodeUnavailable, match=r"cloud-init\[231\]: no datasource"):
+        made.start("openstack-1", "b")
+    assert made.leaked(frozenset()) == ()
+
+
+def test_why_it_failed_is_not_hidden_by_a_clean_up_that_fails(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = of_cloud(cloud, tmp_path)
+    stopped: list[str] = []
+
+    def stop(node: str) -> None:
+        stopped.append(node)
+        if len(stopped) > 1:
+            raise NodeUnavailable("the cloud is away")
+
+    monkeypatch.setattr(made, "stop", stop)
+    cloud.broken = "No valid host was found."
+    with pytest.raises(NodeUnavailable, match="No valid host was found"):
+        made.start("openstack-1", "b")
+    monkeypatch.undo()
+    assert made.leaked(frozenset()) == ("openstack-1",)
+    made.stop("openstack-1")
 
 
 def test_servers_of_another_installation_are_left_alone(cloud: Cloud, tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit import openstack_cloud
 from tests.kit.killed_builds import (
     Source,
     containers_of,
@@ -23,7 +24,12 @@ pytestmark = [
 KILLS = 5
 
 
-@pytest.fixture(params=["qemu", "libvirt", "container", "openstack-stand-in"])
+SOURCES = ["qemu", "libvirt", "container", "openstack-stand-in"]
+if openstack_cloud.asked():
+    SOURCES += [pytest.param("openstack-cloud", marks=pytest.mark.timeout(3600))]
+
+
+@pytest.fixture(params=SOURCES)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     if request.param == "qemu":
         require_qemu()
@@ -37,6 +43,10 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
         options = request.getfixturevalue("docker_daemon")
         count = containers_of(options["url"])
         return Source(driver="container", options=options, state=tmp_path, count=count)
+    if request.param == "openstack-cloud":
+        options = request.getfixturevalue("real_cloud")
+        count = openstack_cloud.objects_of(options)
+        return Source(driver="openstack", options=options, state=tmp_path, count=count)
     cloud = request.getfixturevalue("cloud_stand_in")
     return Source(
         driver="openstack",
@@ -47,7 +57,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 
 def test_nothing_is_left_of_killed_builds_once_it_was_cleaned(source: Source):
-    kills = KILLS if source.driver != "openstack" else 2  # a stand-in proves little more by more
+    kills = KILLS if source.driver != "openstack" else 2  # more would prove no more
     found = [kill_and_clean(source, number) for number in range(kills)]
     assert [left.after_second for left in found] == [0] * kills
     assert any(left.by_kill for left in found), "no kill met a node: this proves nothing"

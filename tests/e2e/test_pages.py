@@ -17,6 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from ci.store import schema
 from tests.kit import browser as chromium
 from tests.kit.evidence_rows import fill_evidence
+from tests.kit.feature_rows import CHANGE, compute_build, compute_build_id, troubled_nodes
 from tests.kit.lab import make_lab
 from tests.kit.require import require
 from webui.server import WebServer
@@ -35,6 +36,8 @@ def lab(tmp_path_factory):
         operator_token=TOKEN,
     )
     fill_evidence(made.database)
+    compute_build(made.rows)
+    troubled_nodes(made.rows)
     yield made
     made.database.close()
 
@@ -66,6 +69,8 @@ def addresses(server, story):
         "build": f"{server.url}builds/{story.regression}",
         "build-retried": f"{server.url}builds/{story.retried}",
         "build-queued": f"{server.url}builds/{story.queued}",
+        "build-features": f"{server.url}builds/{compute_build_id()}",
+        "change-features": f"{server.url}changes/{CHANGE}",
         "log": f"{server.url}builds/{story.regression}/log",
         "change": f"{server.url}changes/{story.regression_change}",
         "change-docs": f"{server.url}changes/{story.docs_change}",

@@ -112,13 +112,15 @@ LIES = {
     "attach_interface": Feature.ATTACH_INTERFACE,
     "detach_interface": Feature.DETACH_INTERFACE,
     "live_migrate": Feature.LIVE_MIGRATE,
+    "cache_image": Feature.CACHE_IMAGES,
+    "tags": Feature.DEVICE_TAGS,
 }
 
 
 TOGETHER = (
     ("reboot", "pause", "resize", "rebuild", "extend_volume", "swap_volume", "live_migrate"),
     ("unpause", "resume", "revert", "rescue", "encrypt", "detach_volume", "detach_interface"),
-    ("delete", "attach_volume", "attach_interface"),
+    ("delete", "attach_volume", "attach_interface", "cache_image", "tags"),
 )
 """Lies that do not hide each other."""
 

@@ -7,13 +7,14 @@ failed: that would be a patch's fault.
 """
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ci.errors import ConfigError, HypervouchError, NodeUnavailable
 from ci.model.result import Grade
 from nodes.hypervisors.base import (
     Access,
+    Console,
     DiskFormat,
     GuestImage,
     GuestSpec,
@@ -41,6 +43,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 CALL_S = 60.0
 BOOT_S = 150.0
 NAME = "hv-fault"
+FLOOD_MIB = "HYPERVOUCH_FLOOD_MIB"
+FLOOD_S = 600.0
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +315,50 @@ class TestGuests:
             logs = sum(p.stat().st_size for p in place.work.rglob("*log*") if p.is_file())
             assert logs < 16 << 20
             made.delete(NAME)
+
+    @pytest.mark.timeout(2400)
+    def test_a_flood_of_a_gibibyte_stays_small(self, place, image, record_property):
+        """Opt-in: emulated serial lines are slow. A guest that is not done in time is let go."""
+        mib = int(os.environ.get(FLOOD_MIB, "0"))
+        if not mib:
+            pytest.skip(f"set {FLOOD_MIB}, for instance 1024: it takes ten minutes and more")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        command = f"yes {'0123456789' * 6} | head -c {mib << 20} >/dev/console; echo over"
+        with closing(place.open()) as made:
+            made.launch(spec(image))
+            with closing(made.console(NAME)) as line:
+                counted = Counting(line)
+                agent = GuestAgent(counted)
+                agent.ready(BOOT_S)
+                with suppress(NodeUnavailable):
+                    assert agent.ask(f"exec {command}", timeout_s=FLOOD_S)["out"] == "over"
+                logs = sum(p.stat().st_size for p in place.work.rglob("*log*") if p.is_file())
+                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+                record_property("flood", f"{counted.taken} read, {logs} kept, {grown} KiB of ours")
+                assert logs < 16 << 20
+                assert grown < 128 << 10
+            assert made.info(NAME).state is GuestState.RUNNING
+            made.delete(NAME)
+            assert NAME not in made.inventory().guests
+
+
+class Counting:
+    """A console that counts what comes."""
+
+    def __init__(self, line: Console) -> None:
+        self._line = line
+        self.taken = 0
+
+    def write(self, data: bytes) -> None:
+        self._line.write(data)
+
+    def read(self, timeout_s: float) -> bytes:
+        data = self._line.read(timeout_s)
+        self.taken += len(data)
+        return data
+
+    def close(self) -> None:
+        self._line.close()
 
 
 class TestNodes:

@@ -7,14 +7,17 @@ emulated (TCG) and take seconds to boot, so one guest is used for many things.
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ci import proc
+from ci.jobs.compute.target import running_target
 from ci.model.feature import Feature
 from nodes.hypervisors.base import (
     Access,
@@ -78,6 +81,21 @@ def _tags(agent: GuestAgent) -> dict[str, str]:
     return {tag: one.get("mac") or one["serial"] for one in told["devices"] for tag in one["tags"]}
 
 
+def _a_target_with_chap(hypervisor: Hypervisor, agent: GuestAgent) -> None:
+    """A wrong secret is our fault; with the right one the target has what the guest wrote."""
+    found = shutil.which("tgtd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    require("libvirt", present=found is not None, why="apt-get install tgt qemu-block-extra")
+    with running_target() as target:
+        remote = target.volume("hv-remote", user="guest", secret="open-sesame-12")
+        with pytest.raises(CallerFault, match="Authentication failure"):
+            hypervisor.attach_volume("hv-all", replace(remote, secret="close-sesame-1"))
+        hypervisor.attach_volume("hv-all", remote)
+        disk = _await_disk(agent, "hv-remote")
+        assert agent.ask(f"write {disk} over-the-network")["ok"]
+        hypervisor.detach_volume("hv-all", remote)
+        assert target.content(remote, 16) == b"over-the-network"
+
+
 def test_what_only_libvirt_does_to_a_guest(hypervisor: Hypervisor, image: GuestImage) -> None:
     """Tags, injected files, encrypted volumes, rates, swaps, the guest agent, dumps."""
     front, back = (
@@ -124,6 +142,7 @@ def test_what_only_libvirt_does_to_a_guest(hypervisor: Hypervisor, image: GuestI
     assert content.startswith(b"LUKS")
     assert b"plain-text" not in content
 
+    _a_target_with_chap(hypervisor, agent)
     hypervisor.attach_interface("hv-all", back)
     assert _tags(agent)["back"] == back.mac
     hypervisor.set_admin_password("hv-all", "new password")
@@ -379,11 +398,17 @@ def test_kvm_is_believed_only_when_a_guest_ran(libvirt: LibvirtHost, tmp_path: P
         connected.close()
 
 
+def _until(check: Callable[[], bool]) -> None:
+    """A guest sees what was plugged in or out a little later than libvirt."""
+    assert any(check() for _ in proc.wait_until(time.monotonic() + 180, every_s=0.5))
+
+
 @pytest.mark.skipif(
     "HYPERVOUCH_OTHER_MACHINES" not in os.environ,
-    reason="set HYPERVOUCH_OTHER_MACHINES: two slow guests of other machines, emulated",
+    reason="set HYPERVOUCH_OTHER_MACHINES: three slow guests of other machines, emulated",
 )
-@pytest.mark.parametrize("arch", ["s390x", "ppc64le"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("arch", ["s390x", "ppc64le", "aarch64"])
 def test_guests_of_other_machines(libvirt: LibvirtHost, tmp_path: Path, arch: str) -> None:
     foreign = tiny(arch=arch)
     connected = _connect(libvirt, tmp_path, arch=arch)
@@ -402,6 +427,13 @@ def test_guests_of_other_machines(libvirt: LibvirtHost, tmp_path: Path, arch: st
         connected.suspend("hv-other")
         connected.resume("hv-other")
         assert agent.ask("counter")["counter"] == 1
+        volume = connected.create_volume("hv-other-v", 8)
+        connected.attach_volume("hv-other", volume)
+        _until(lambda: "vdb" in agent.ask("disks")["disks"])
+        assert agent.ask("write vdb plugged")["ok"]
+        connected.detach_volume("hv-other", volume)
+        _until(lambda: "vdb" not in agent.ask("disks")["disks"])
+        assert connected.volume_bytes(volume, 7) == b"plugged"
         connected.shutdown("hv-other")
         assert connected.info("hv-other").state is GuestState.SHUTOFF
     finally:

@@ -243,3 +243,18 @@ def test_a_real_libvirt_is_asked_boots_a_guest_and_is_tidied_up(libvirt, tmp_pat
     gone = replace(endpoint, hypervisor=uri.replace(str(libvirt.folder), "/nowhere"))
     with pytest.raises(NodeUnavailable, match="does not answer"):
         preflight(gone)
+
+
+def logins(server: sshd.Sshd) -> int:
+    return (server.home / "sshd.log").read_text().count("Accepted publickey")
+
+
+def test_a_build_logs_in_before_for_itself_and_after(site: Site, server: sshd.Sshd) -> None:
+    site.rounds.job("lab-1")
+    before = logins(server)
+    lease, endpoint = site.begin()
+    assert logins(server) == before + 1
+    site.run(endpoint, f"mkdir -p {site.workdir}/checkout; touch {site.workdir}/checkout/made")
+    site.pool.give_back(lease)
+    assert not (site.workdir / "checkout").exists()
+    assert logins(server) == before + 3

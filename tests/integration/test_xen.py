@@ -2,6 +2,7 @@
 """Real Xen in a nested node: its own toolstack, and libvirt on top of it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from ci.model.result import Grade
 from nodes.hypervisors.base import Access, Hypervisor
 from nodes.hypervisors.faults import CallerFault, NodeFault
 from nodes.hypervisors.table import connect
+from nodes.lab.personas import persona
 from tests.kit.guests import round_with_a_guest
+from tests.kit.nested_nodes import chosen
 
 pytestmark = [pytest.mark.integration]
 CALL_S = 300.0
@@ -39,6 +42,19 @@ def xl(xen_node: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_a_guest_of_xl_keeps_its_memory_and_leaves_nothing(xl: Hypervisor):
     round_with_a_guest(xl)
+
+
+def test_libvirt_drives_the_same_xen(xen_node: Endpoint, tmp_path: Path):
+    chosen("xen")
+    _, url = persona("xen").hypervisors(xen_node.host, xen_node.port)
+    with closing(connect(url, access(xen_node, tmp_path))) as libvirt:
+        system = libvirt.system()
+        assert (system.key, system.grade) == ("libvirt-xen", Grade.NESTED)
+        assert {"libvirt", "xen"} <= set(system.versions)
+        try:
+            round_with_a_guest(libvirt)
+        finally:
+            libvirt.cleanup()
 
 
 def test_the_host_tells_what_it_is(xl: Hypervisor):

@@ -7,7 +7,9 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import sqlalchemy as sa
@@ -34,7 +36,7 @@ from ci.runners.stop import Grace, Tell, quiet
 from ci.stacking import Place, Stacking
 from ci.store import events, schema
 from ci.store.builds import NewBuildset, add_buildset
-from ci.store.database import Database
+from ci.store.database import FILE_NAME, Database
 from ci.worker import Worker
 from nodes.pool import NodePool
 from nodes.providers.dummy import DummyOptions, DummyProvider
@@ -135,10 +137,23 @@ def comment(clock: FakeClock, text: str = "recheck", *, ps: int = 1, **more: Any
     return event(clock, EventKind.COMMENT_ADDED, ps=ps, texts=(text,), **more)
 
 
+@cache
+def _tables() -> bytes:
+    """What `Database.create` makes of a SQLite file that is not there yet."""
+    with TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/{FILE_NAME}")
+        database.create()
+        database.close()  # the last connection leaves everything in the one file
+        return Path(folder, FILE_NAME).read_bytes()
+
+
 def database_in(folder: Path) -> Database:
-    """A database with its tables."""
+    """A database with its tables, ready made: compiling their SQL takes longer than most tests."""
     database = Database.in_directory(folder)
-    database.create()
+    if database.file and not database.file.exists():
+        database.file.write_bytes(_tables())
+    else:
+        database.create()
     return database
 
 

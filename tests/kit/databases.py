@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from psycopg import sql
 
 from ci.store import moment as server_time
@@ -23,7 +24,35 @@ from tests.kit.require import require
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.integration)
 KINDS = ["sqlite", POSTGRESQL]
 TEMPLATE = "ready"
+COMPILED = 3000
+"""Statements that stay compiled: more than all of ours."""
 _numbers = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """All SQLite databases of a session share what compiles their SQL; a service has only one.
+
+    Compiling is most of what a test with a database of its own takes. No row is shared.
+    """
+    common = sa.create_engine("sqlite://", query_cache_size=COMPILED)
+    common.connect().close()
+    real = Database.__init__
+
+    def init(self: Database, url: str, *, password: str = "") -> None:
+        real(self, url, password=password)
+        if not self.shared:
+            _share(common, self.engine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "__init__", init)
+        yield
+    common.dispose()
+
+
+def _share(common: sa.Engine, engine: sa.Engine) -> None:
+    """Let an engine compile by the dialect, and keep in the cache, of another of its kind."""
+    engine.dialect, engine._compiled_cache = common.dialect, common._compiled_cache
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +116,15 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
+def _common_postgresql(postgres: Postgres) -> Iterator[sa.Engine]:
+    """What compiles the SQL of all tests on PostgreSQL."""
+    common = Database(postgres.url("postgres")).engine
+    common.connect().close()
+    yield common
+    common.dispose()
+
+
+@pytest.fixture(scope="session")
 def _spare(postgres: Postgres) -> list[str]:
     """URLs of databases with our tables that nobody uses: making one costs more than emptying."""
     assert postgres.port
@@ -101,7 +139,10 @@ class _OneProcess(Database):
 
 @pytest.fixture
 def on_postgresql(
-    postgres: Postgres, _spare: list[str], monkeypatch: pytest.MonkeyPatch
+    _common_postgresql: sa.Engine,
+    _spare: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: Postgres,
 ) -> Iterator[None]:
     """Let each directory have a PostgreSQL database instead of a SQLite file, for one test."""
     urls: dict[Path, str] = {}
@@ -114,6 +155,7 @@ def on_postgresql(
             made = _spare.pop() if _spare else postgres.make_database(name, template=TEMPLATE)
             urls[folder] = made
         opened.append(_OneProcess(urls[folder]))
+        _share(_common_postgresql, opened[-1].engine)
         opened[-1]._reading = reading
         return opened[-1]
 

@@ -14,6 +14,7 @@ from ci.clock import FakeClock
 from ci.store import pauses
 from ci.store.database import Database
 from ci.store.pauses import Pause, PauseKind
+from tests.kit.core import database_in
 from tests.kit.process_rows import fill_processes
 from tests.kit.review_rows import fill_reviews
 from tests.kit.rows import NOW, Rows, ago
@@ -47,8 +48,7 @@ def make_lab(
     checks_origins: Iterable[str] = (),
 ) -> Lab:
     """A lab in a directory, at NOW; with `reviews`, votes of others and owed reviews too."""
-    database = Database.in_directory(folder)
-    database.create()
+    database = database_in(folder)
     logs_dir, clock = folder / "logs", FakeClock(NOW)
     story = fill(database, logs_dir)
     fill_processes(database)

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from nodes.images.build import missing_tools
-from tests.kit import docker_host, libvirt_domains, libvirt_hosts, openstack_stand_in, sshd
+from nodes.providers.openstack import OpenstackOptions, OpenstackProvider
+from tests.kit import (
+    containers,
+    libvirt_domains,
+    libvirt_hosts,
+    openstack_cloud,
+    openstack_stand_in,
+    sshd,
+)
 from tests.kit.require import require
 
 DOMAINS = ("hv-lab-a", "hv-lab-b")
@@ -43,11 +51,19 @@ def lab_domains() -> Iterator[dict[str, Any]]:
 def docker_daemon() -> Iterator[dict[str, Any]]:
     """A real Docker daemon, without a bridge."""
     require_qemu()  # its image is made with the same tools
-    try:
-        with docker_host.running() as host:
-            yield {"url": host.url, "network": "host"}
-    except docker_host.DockerMissing as missing:
-        require("docker", present=False, why=str(missing))
+    with containers.engine("docker", machine_network=True) as path:
+        yield {"url": f"unix://{path}", "network": "host"}
+
+
+@pytest.fixture(scope="session")
+def real_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A real OpenStack cloud that the environment names; what tests leave there is deleted."""
+    told = {**openstack_cloud.options(), "slots": 2}
+    yield told
+    options = OpenstackOptions.model_validate(told)
+    made = OpenstackProvider(options, tmp_path_factory.mktemp("cloud"))
+    for node in made.leaked(frozenset()):
+        made.stop(node)
 
 
 @pytest.fixture(scope="session")

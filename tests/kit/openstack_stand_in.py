@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -30,6 +31,18 @@ from tests.kit import sshd
 
 USER, PASSWORD, PROJECT = "ci", "not-a-secret", "lab"
 BOOT_S = 0.2
+GONE_S = 0.3
+"""A deleted server is still there for so long, as in Nova, which answers before it deletes."""
+
+
+CONSOLE = "[    9.1] cloud-init[231]: no datasource\nci-node login: "
+UNAUTHORIZED = {
+    "error": {
+        "code": 401,
+        "message": "The request you have made requires authentication.",
+        "title": "Unauthorized",
+    }
+}
 
 
 class Cloud:
@@ -42,8 +55,15 @@ class Cloud:
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.broken = ""
         """When set, every server ends in ERROR with this as its fault."""
+        self.quota = 100
+        """Servers that the project may have."""
+        self.unwell = 0
+        """So many requests are answered with 503, as by a proxy whose server restarts."""
+        self.images = ["debian"]
+        self.logins = 0
+        self.tokens: set[str] = set()
         self.made = 0
-        self.ssh_port = sshd._free_port()
+        self.ssh_port = _ssh_port()
         self.lock = threading.Lock()
         cloud = self
 
@@ -100,11 +120,27 @@ class Cloud:
             server["status"] = "ERROR" if self.broken else "ACTIVE"
             server["addresses"] = {"lab": [card]}
             server["fault"] = {"message": self.broken, "code": 500}
-        shown = {k: v for k, v in server.items() if k not in {"boots_at", "address"}}
+        shown = {k: v for k, v in server.items() if k not in {"boots_at", "address", "gone_at"}}
         return shown if self.broken else {k: v for k, v in shown.items() if k != "fault"}
 
+    def there(self) -> list[dict[str, Any]]:
+        """Servers that are not gone yet."""
+        now = time.monotonic()
+        for server in list(self.servers.values()):
+            if server.get("gone_at", now) < now:
+                self.servers.pop(server["id"], None)
+        return list(self.servers.values())
+
     def delete(self, server_id: str) -> bool:
-        """End a server; whether it was there."""
+        """Accept that a server is to end; whether it was there."""
+        server = self.servers.get(server_id)
+        if server is None:
+            return False
+        server.setdefault("gone_at", time.monotonic() + GONE_S)
+        self._end(server_id)
+        return True
+
+    def _end(self, server_id: str) -> None:
         daemon = self.daemons.pop(server_id, None)
         if daemon is not None:
             for pid in [*sshd._descendants(daemon.pid, named="sshd"), daemon.pid]:
@@ -112,7 +148,6 @@ class Cloud:
                     os.kill(pid, 9)
             daemon.wait()
         shutil.rmtree(self.home / server_id, ignore_errors=True)
-        return self.servers.pop(server_id, None) is not None
 
     def close(self) -> None:
         """End every server and the stand-in."""
@@ -120,6 +155,15 @@ class Cloud:
             self.delete(server_id)
         self._http.shutdown()
         self._http.server_close()
+
+
+def _ssh_port() -> int:
+    """22 as on a cloud's servers, where we may bind it; its known_hosts lines look different."""
+    try:
+        with socket.create_server(("127.0.1.1", 22)):
+            return 22
+    except OSError:
+        return sshd._free_port()
 
 
 @contextmanager
@@ -176,6 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, query = urlsplit(self.path).path.rstrip("/"), parse_qs(urlsplit(self.path).query)
+        if path.count("/") > 2 and not path.startswith("/identity") and not self._known():
+            return
         self._answer(*self._found(path, query))
 
     def do_POST(self) -> None:
@@ -183,9 +229,12 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path == "/identity/v3/auth/tokens":
             self._token(asked)
+        elif not self._known():
+            return
         elif path == "/compute/v2.1/servers":
-            made = self.at.boot(asked["server"])
-            self._answer(202, {"server": {"id": made["id"]}})
+            self._create(asked["server"])
+        elif path.endswith("/action") and "os-getConsoleOutput" in asked:
+            self._answer(200, {"output": CONSOLE})
         elif path == "/network/v2.0/floatingips":
             made = {**asked["floatingip"], "id": str(uuid4())}
             port_id = made["port_id"]
@@ -195,7 +244,31 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {})
 
+    def _known(self) -> bool:
+        """Whether we are well and the token is one of ours; else says what a cloud does."""
+        if self.at.unwell > 0:
+            self.at.unwell -= 1
+            self._answer(503, {})
+            return False
+        if self.headers.get("X-Auth-Token") in self.at.tokens:
+            return True
+        self._answer(401, UNAUTHORIZED)
+        return False
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        used = len(self.at.there())
+        if used >= self.at.quota:
+            why = (
+                "Quota exceeded for instances: Requested 1, "
+                f"but already used {used} of {self.at.quota} instances"
+            )
+            self._answer(403, {"forbidden": {"code": 403, "message": why}})
+            return
+        self._answer(202, {"server": {"id": self.at.boot(asked)["id"]}})
+
     def do_DELETE(self) -> None:
+        if not self._known():
+            return
         path = urlsplit(self.path).path
         there = self.at.delete(path.rpartition("/")[2]) if "/servers/" in path else False
         there = there or self.at.addresses.pop(path.rpartition("/")[2], None) is not None
@@ -211,7 +284,12 @@ class _Handler(BaseHTTPRequestHandler):
             "/compute/v2.1": {"version": _version("v2.1", f"{url}/compute/v2.1/", "2.96")},
             "/image": {"versions": [_version("v2.9", f"{url}/image/v2/")]},
             "/network": {"versions": [_version("v2.0", f"{url}/network/v2.0/")]},
-            "/image/v2/images": {"images": [{**one, "name": "debian"}]},
+            "/image/v2/images": {
+                "images": [
+                    {**one, "id": str(number), "name": name}
+                    for number, name in enumerate(self.at.images)
+                ]
+            },
             "/compute/v2.1/flavors": {"flavors": [{**one, "name": "small"}]},
             "/compute/v2.1/flavors/detail": {"flavors": [{**one, "name": "small"}]},
             "/network/v2.0/networks": {
@@ -229,9 +307,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _of_servers(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         if path == "/compute/v2.1/servers/detail":
             wanted = re.compile(query.get("name", [""])[0])
-            shown = [self.at.look(s) for s in list(self.at.servers.values())]
+            shown = [self.at.look(s) for s in self.at.there()]
             return 200, {"servers": [s for s in shown if wanted.search(s["name"])]}
         if path.startswith("/compute/v2.1/servers/"):
+            self.at.there()
             server = self.at.servers.get(path.rpartition("/")[2])
             return (200, {"server": self.at.look(server)}) if server else (404, {})
         if path == "/network/v2.0/ports":
@@ -245,8 +324,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _token(self, asked: Any) -> None:
         user = asked["auth"]["identity"]["password"]["user"]
         if (user["name"], user["password"]) != (USER, PASSWORD):
-            self._answer(401, {"error": {"code": 401, "message": "wrong name or password"}})
+            self._answer(401, UNAUTHORIZED)
             return
+        self.at.logins += 1
+        own = f"token-{self.at.logins}"
+        self.at.tokens.add(own)
         places = {"compute": "compute/v2.1", "image": "image", "network": "network"}
         catalog = [
             {
@@ -274,7 +356,7 @@ class _Handler(BaseHTTPRequestHandler):
             "roles": [{"id": "r", "name": "member"}],
             "catalog": catalog,
         }
-        self._answer(201, {"token": token}, {"X-Subject-Token": "token"})
+        self._answer(201, {"token": token}, {"X-Subject-Token": own})
 
     def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         content = b"" if body is None else json.dumps(body).encode()

@@ -116,8 +116,8 @@ def _recheck(rows: Rows) -> None:
     )
     rows.vote(first, None, "dropped", error="4718,1 was voted on by hand")
     stack = [
-        _dependency(4710, "acme/virt-driver"),
-        _dependency(4650, "acme/console"),
+        dependency(4710, "acme/virt-driver"),
+        dependency(4650, "acme/console"),
     ]
     again = rows.buildset(
         4718,
@@ -158,7 +158,7 @@ def _recheck(rows: Rows) -> None:
     rows.vote(again, -1, "held", tries=0, settled_at=None)
 
 
-def _dependency(number: int, project: str) -> dict[str, Any]:
+def dependency(number: int, project: str) -> dict[str, Any]:
     return {
         "project": project,
         "branch": "master",

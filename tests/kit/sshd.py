@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
@@ -83,12 +83,13 @@ class Sshd:
 
 
 @contextmanager
-def running(home: Path, path: str = "") -> Iterator[Sshd]:
+def running(home: Path, path: str = "", inside: Sequence[str] = ()) -> Iterator[Sshd]:
     """A daemon that answers.
 
     Args:
         home: Directory for keys and configuration.
         path: PATH of the commands it runs; its own by default.
+        inside: What it is started by, in the same process, for instance `nsenter` and its options.
 
     Raises:
         SshdMissing: It is not installed or does not start here.
@@ -109,7 +110,8 @@ def running(home: Path, path: str = "") -> Iterator[Sshd]:
     config = home / "sshd_config"
     config.write_text(_config(home, port, path))
     with (home / "sshd.log").open("wb") as log:
-        process = subprocess.Popen([daemon, "-D", "-e", "-f", str(config)], stderr=log)
+        argv = [*inside, daemon, "-D", "-e", "-f", str(config)]
+        process = subprocess.Popen(argv, stderr=log)
     sshd = Sshd(home, port, process)
     try:
         _await(sshd, process)

@@ -7,7 +7,7 @@ import pytest
 
 from ci.model.result import FailureClass, Judgement, Result, TestFinding
 from ci.store import reads
-from ci.store.database import Database
+from tests.kit.core import database_in
 from tests.kit.review_rows import WAITS, fill_reviews
 from tests.kit.rows import GERRIT, Rows, ago
 from tests.kit.stories import fill
@@ -19,8 +19,7 @@ EVIL = "<b>x</b>\x1b[31m\u202e\x00\n end"
 
 @pytest.fixture
 def rows(tmp_path):
-    database = Database.in_directory(tmp_path)
-    database.create()
+    database = database_in(tmp_path)
     fill(database, tmp_path)
     made = Rows(database, tmp_path)
     fill_reviews(made)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hypervouch lab`: names, what is missing, what it prints."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from click.testing import CliRunner
 
 from ci.cli import main
 from ci.cli_lab import inventory, suites
+from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
 from nodes.images.build import Progress
 from nodes.lab import table
+from nodes.lab.nested import NestedNode
 from nodes.lab.table import LAB, LabNode, Reach
 from nodes.providers.static import StaticOptions
 
@@ -85,6 +89,44 @@ def test_what_is_missing_is_told_before_anything_is_started(
     assert "needs old-tool" in run("status", "old", state=tmp_path)
 
 
+@pytest.mark.parametrize("cut_short", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("was_up", [True, False])
+def test_what_was_cut_short_is_taken_down_unless_it_was_up(
+    lab: dict[str, LabNode],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cut_short: type[BaseException],
+    was_up: bool,  # noqa: FBT001 - pytest hands it over by name
+):
+    if was_up:
+        run("up", "xen", state=tmp_path)
+
+    def broken(folder: Path, say: Progress) -> None:
+        Pretended.up(lab["xen"], folder, say)  # type: ignore[arg-type]
+        raise cut_short
+
+    monkeypatch.setattr(lab["xen"], "up", broken)
+    done = CliRunner().invoke(main, ["lab", "up", "xen", "--state", str(tmp_path)])
+    assert done.exit_code != 0
+    assert (lab["xen"].reach(tmp_path / "xen") is not None) == was_up
+
+
+@pytest.mark.parametrize("verb", ["up", "build"])
+def test_a_folder_that_cannot_be_used_is_told(
+    lab: dict[str, LabNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/images/x")
+
+    monkeypatch.setattr(lab["xen"], verb, full)
+    said = run(verb, "xen", state=tmp_path, status=1)
+    assert "/srv/images/x cannot be used: No space left on device" in said
+    (tmp_path / "file").touch()
+    said = run("up", "xen", state=tmp_path / "file", status=1)
+    assert "cannot be used" in said
+    assert "fix: " in said
+
+
 def test_an_unknown_name_is_told_with_the_known_ones(tmp_path: Path):
     said = run("up", "esx", state=tmp_path, status=1)
     assert "there is no lab node esx" in said
@@ -121,4 +163,83 @@ def test_a_node_of_this_machine_has_a_local_provider():
 
 
 def test_the_names_are_the_documented_ones():
-    assert list(LAB) == ["libvirt", "lxc", "uml", "docker", "podman", "xen", "kvm", "plain"]
+    here = ["libvirt", "s390x", "ppc64", "aarch64", "lxc", "uml", "docker", "podman"]
+    assert list(LAB) == [*here, "xen", "kvm", "kvm2", "lxc-v2", "plain"]
+
+
+@pytest.fixture
+def kvm_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder; a nested node in it runs when its folder is there."""
+    ports = {"kvm": 2022, "kvm2": 2023}
+
+    def start(node: NestedNode) -> None:
+        node.folder.mkdir()
+        name = node.folder.name
+        (node.folder / "known_hosts").write_text(f"[127.0.0.1]:{ports[name]} key of {name}\n")
+
+    def endpoint(node: NestedNode) -> Endpoint:
+        pinned = node.folder / "known_hosts"
+        return Endpoint(
+            transport=Transport.SSH,
+            host="127.0.0.1",
+            port=ports[node.folder.name],
+            user="root",
+            key_file=node.folder / "client_key",
+            known_hosts=pinned,
+            grade=Grade.NESTED,
+        )
+
+    monkeypatch.setattr(table, "qemu_version", lambda: "QEMU emulator version 7.2.22 (Debian)")
+    monkeypatch.setattr(NestedNode, "start", start)
+    monkeypatch.setattr(NestedNode, "endpoint", endpoint)
+    monkeypatch.setattr(NestedNode, "is_running", lambda node: node.folder.is_dir())
+    monkeypatch.setattr(NestedNode, "stop", lambda node: shutil.rmtree(node.folder))
+    return tmp_path
+
+
+def test_two_kvm_nodes_are_second_hosts_to_each_other(kvm_nodes: Path):
+    for name in ("kvm", "kvm2"):
+        LAB[name].up(kvm_nodes / name, str)
+    reach = LAB["kvm"].reach(kvm_nodes / "kvm")
+    assert reach is not None
+    one = "qemu+ssh://root@127.0.0.1:2022/system?type=kvm&disks=/srv/shared/disks&address=10.78.0.1"
+    other = (
+        "qemu+ssh://root@127.0.0.1:2023/system?type=kvm&disks=/srv/shared/disks&address=10.78.0.2"
+    )
+    assert (reach.urls, reach.seconds) == ((one,), (other,))
+    assert suites(reach)[0][-2:] == ["--second", f"'{other}'"]
+    back = LAB["kvm2"].reach(kvm_nodes / "kvm2")
+    assert back is not None
+    assert (back.urls, back.seconds) == ((other,), (one,))
+    for found in (reach, back):
+        assert found.known_hosts is not None
+        pinned = found.known_hosts.read_text().splitlines()
+        assert sorted(line.rpartition(" ")[2] for line in pinned) == ["kvm", "kvm2"]
+
+
+def test_a_kvm_node_whose_neighbour_is_away_is_one_host(kvm_nodes: Path):
+    LAB["kvm"].up(kvm_nodes / "kvm", str)
+    reach = LAB["kvm"].reach(kvm_nodes / "kvm")
+    assert reach is not None
+    assert reach.urls == ("qemu+ssh://root@127.0.0.1:2022/system?type=kvm",)
+    assert "--second" not in suites(reach)[0]
+
+
+def test_an_old_qemu_joins_no_nodes(kvm_nodes: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(table, "qemu_version", lambda: "QEMU emulator version 6.2.0 (Ubuntu)")
+    for name in ("kvm", "kvm2"):
+        LAB[name].up(kvm_nodes / name, str)
+    reach = LAB["kvm"].reach(kvm_nodes / "kvm")
+    assert reach is not None
+    assert reach.seconds == ()
+
+
+def test_what_two_nodes_share_goes_with_the_last_of_them(kvm_nodes: Path):
+    shared = kvm_nodes / "kvm-shared"
+    shared.mkdir()
+    for name in ("kvm", "kvm2"):
+        LAB[name].up(kvm_nodes / name, str)
+    LAB["kvm"].down(kvm_nodes / "kvm")
+    assert shared.is_dir()
+    LAB["kvm2"].down(kvm_nodes / "kvm2")
+    assert not shared.exists()

@@ -13,7 +13,7 @@ from ci.jobs import trouble
 from ci.jobs.base import Plan, Where
 from ci.jobs.compute.patient import Patient, patient
 from ci.jobs.compute.record import Record, Said
-from ci.jobs.compute.run import TESTS
+from ci.jobs.compute.run import TESTS, apart_of
 from ci.jobs.compute.suite import ComputeSuite, seen_from_here
 from ci.jobs.compute.untested import UNTESTED
 from ci.jobs.table import suite_for
@@ -249,3 +249,21 @@ class TestPage:
         text = self.PAGE.read_text().partition("## Rows without a test")[2]
         found = {line for line in text.splitlines() if line.startswith("| `")}
         assert found == {f"| `{key.value}` | {why} |" for key, why in UNTESTED.items()}
+
+
+@pytest.mark.parametrize(
+    ("url", "apart"),
+    [
+        ("qemu:///system?socket=/s&type=qemu", "qemu:///system?socket=/s&type=qemu"),
+        ("qemu:///system?disks=/d", "qemu:///system"),
+        ("qemu:///system?disks=/d&type=qemu", "qemu:///system?type=qemu"),
+        (
+            "qemu+ssh://root@h:2/system",
+            "qemu+ssh://root@h:2/system?disks=/var/lib/libvirt/hypervouch-apart",
+        ),
+        ("qemu+ssh://root@h/system?disks=/d&address=h2", "qemu+ssh://root@h/system?address=h2"),
+        ("dummy:///", "dummy:///"),
+    ],
+)
+def test_a_host_apart_has_other_disks_than_the_shared_ones(url: str, apart: str) -> None:
+    assert apart_of(url) == apart

@@ -23,7 +23,7 @@ require(
 import libvirt  # noqa: E402
 
 from nodes.hypervisors import libvirt_bounded, libvirt_errors  # noqa: E402
-from nodes.hypervisors.libvirt_qemu import OtherMachine, QemuHypervisor  # noqa: E402
+from nodes.hypervisors.libvirt_qemu import Aarch64, Ppc64, QemuHypervisor, S390x  # noqa: E402
 
 GUIDE = Path(__file__).parents[2] / "docs/how-to/hypervisor-libvirt.md"
 
@@ -41,6 +41,33 @@ def _error(code: int, message: str) -> libvirt.libvirtError:
         (libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running", CallerFault, "state"),
         (libvirt.VIR_ERR_OPERATION_TIMEOUT, "cannot acquire state change lock", TransientFault, ""),
         (libvirt.VIR_ERR_INTERNAL_ERROR, "something odd", NodeFault, "log"),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            (
+                "unable to execute QEMU command 'migrate-incoming': "
+                "Failed to find an available port: Address already in use"
+            ),
+            TransientFault,
+            "again",
+        ),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            (
+                "unable to execute QEMU command 'blockdev-add': iSCSI: Failed to connect to LUN : "
+                "Failed to log in to target. Status: Authentication failure(513)"
+            ),
+            CallerFault,
+            "secret",
+        ),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            (
+                "unable to execute QEMU command 'blockdev-add': iSCSI: Failed to connect to LUN : "
+                "iscsi_service failed with : Can not reconnect right now."
+            ),
+            TransientFault,
+            "reaches the target",
+        ),
         (libvirt.VIR_ERR_SYSTEM_ERROR, "write: No space left on device", NodeFault, "disk"),
         (
             libvirt.VIR_ERR_SYSTEM_ERROR,
@@ -73,6 +100,12 @@ def _error(code: int, message: str) -> libvirt.libvirtError:
             "libvirtd",
         ),
         (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, "agent is not connected", TransientFault, "agent"),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            "qemu-img: /disks/hv-v: Unable to get accurate CPU usage",
+            TransientFault,
+            "busy",
+        ),
     ],
 )
 def test_whose_fault_it_is(code: int, message: str, kind: type[HypervouchError], hint: str) -> None:
@@ -90,6 +123,16 @@ def test_unsupported_is_data_where_a_feature_is_asked() -> None:
     assert isinstance(told, Unsupported)
     assert "virDomainReset" in told.reason
     assert isinstance(libvirt_errors.fault(error, "look"), CallerFault)
+
+
+def test_firmware_that_is_not_installed_shows_nothing_and_breaks_nothing() -> None:
+    words = "operation failed: Unable to find any firmware to satisfy 'efi'"
+    told = libvirt_errors.fault(
+        _error(libvirt.VIR_ERR_OPERATION_FAILED, words), "launch hv-a", Feature.LAUNCH
+    )
+    assert isinstance(told, CallerFault)
+    assert "efi" in told.message
+    assert "ovmf" in told.hint
 
 
 class _Host:
@@ -153,5 +196,6 @@ def test_an_operation_inside_another_stays_in_its_thread() -> None:
 
 def test_the_guide_gives_every_reason_why_something_is_missing() -> None:
     guide = GUIDE.read_text()
-    for feature, reason in {**QemuHypervisor.missing, **OtherMachine.missing}.items():
-        assert f"| `{feature}` | {reason} |" in guide
+    for adapter in (QemuHypervisor, S390x, Ppc64, Aarch64):
+        for feature, reason in adapter.missing.items():
+            assert f"| `{feature}` | {reason} |" in guide

@@ -65,6 +65,15 @@ def test_a_library_has_the_same_fields(lines):
     assert line["event"] == "connection 3 is gone"
 
 
+@pytest.mark.parametrize(("level", "count"), [("DEBUG", 1), ("WARNING", 1), ("ERROR", 0)])
+def test_a_chatty_library_says_no_more_than_was_asked_for(lines, stream, monkeypatch, level, count):
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.configure(level=level, json_lines=True)
+    logging.getLogger("apscheduler.scheduler").warning("skipped")
+    logging.getLogger("apscheduler.scheduler").info("added")
+    assert len(lines()) == count
+
+
 def test_an_outage_is_told_by_the_engines_library_without_a_traceback(lines):
     dbos = logging.getLogger("dbos")
     outage = OSError("connection refused\nIs the server running?")

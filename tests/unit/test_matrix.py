@@ -138,6 +138,21 @@ def test_every_feature_is_a_row_and_every_driver_of_nova_a_column():
     assert find(matrix, Feature.LAUNCH, "powervm").state is State.NO_NODE
 
 
+def test_a_stand_in_stands_beside_what_it_stands_in_for_and_never_counts_for_it():
+    ours = replace(QEMU, key="libvirt-qemu-s390x", title="Libvirt QEMU (s390x), TCG stand-in")
+    matrix = build([word(QEMU, Feature.PAUSE), word(ours, Feature.PAUSE)], now=NOW)
+    keys = [column.key for column in matrix.columns]
+    place = keys.index("libvirt-qemu-s390x")
+    assert keys[place + 1] == "libvirt-kvm-s390x"
+    assert keys.count("libvirt-kvm-s390x") == 1
+    assert "TCG stand-in" in matrix.columns[place].title
+    assert find(matrix, Feature.PAUSE, "libvirt-kvm-s390x").state is State.NO_NODE
+    assert find(matrix, Feature.PAUSE, "libvirt-qemu-s390x").declared == {}
+    real = replace(QEMU, key="libvirt-kvm-s390x")
+    both = build([word(real, Feature.PAUSE), word(ours, Feature.PAUSE)], now=NOW)
+    assert [column.key for column in both.columns].count("libvirt-kvm-s390x") == 1
+
+
 def test_nova_has_the_values_of_its_own_tables():
     assert nova.says("operation.launch", "libvirt-xen") == {"2015": "complete", "2020": "complete"}
     assert nova.says("operation.launch", "uml") == {}

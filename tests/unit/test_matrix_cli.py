@@ -13,15 +13,14 @@ from ci import cli, matrix_listing
 from ci.clock import FakeClock
 from ci.matrix import report
 from ci.store import evidence, schema
-from ci.store.database import Database
+from tests.kit.core import database_in
 from tests.kit.evidence_rows import story
 from tests.kit.rows import NOW
 
 
 @pytest.fixture
 def database(tmp_path, monkeypatch):
-    made = Database.in_directory(tmp_path)
-    made.create()
+    made = database_in(tmp_path)
     monkeypatch.setattr(matrix_listing, "open_database", lambda _: made)
     monkeypatch.setattr(matrix_listing, "SystemClock", lambda: FakeClock(NOW))
     yield made

@@ -8,16 +8,15 @@ import sqlalchemy as sa
 
 from ci.model.result import FailureClass, Judgement, Outcome, Result, Status
 from ci.store import reads, schema
-from ci.store.database import Database
 from ci.store.reads.records import BuildFilter
+from tests.kit.core import database_in
 from tests.kit.rows import GERRIT, NOW, Rows, ago, many_builds
 from tests.kit.stories import fill
 
 
 @pytest.fixture
 def database(tmp_path):
-    made = Database.in_directory(tmp_path)
-    made.create()
+    made = database_in(tmp_path)
     yield made
     made.close()
 

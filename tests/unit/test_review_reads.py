@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from ci.model.result import Verdict, Vote
 from ci.store import reads, schema
-from ci.store.database import Database
 from ci.store.reads.votes import our_opinion, their_opinion
+from tests.kit.core import database_in
 from tests.kit.review_rows import SECOND, WAITS, approval, fill_reviews, notice
 from tests.kit.rows import GERRIT, NOW, Rows, ago
 from tests.kit.stories import fill
@@ -17,8 +17,7 @@ from tests.kit.stories import fill
 
 @pytest.fixture
 def database(tmp_path):
-    made = Database.in_directory(tmp_path)
-    made.create()
+    made = database_in(tmp_path)
     yield made
     made.close()
 

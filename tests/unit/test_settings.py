@@ -214,7 +214,9 @@ def test_an_unreadable_file_hides_no_names(write: Write, tmp_path: Path) -> None
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    assert str(check(tmp_path)[0]) == f"{tmp_path}:1:1: the directory holds no *.yaml or *.yml file"
+    assert [str(problem) for problem in check(tmp_path)] == [
+        f"{tmp_path}:1:1: the directory holds no *.yaml or *.yml file"
+    ]
     missing = tmp_path / "none.yaml"
     assert [str(problem) for problem in check(missing)] == [
         f"{missing}:1:1: cannot be read: No such file or directory"

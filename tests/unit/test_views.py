@@ -9,6 +9,7 @@ import pytest
 from ci.store.database import Database
 from ci.store.reads import build_detail
 from ci.store.reads.records import BuildDetail
+from tests.kit.core import database_in
 from tests.kit.rows import NOW
 from tests.kit.stories import Story, fill
 from webui import ansi, views
@@ -16,8 +17,7 @@ from webui import ansi, views
 
 @pytest.fixture
 def lab(tmp_path):
-    database = Database.in_directory(tmp_path)
-    database.create()
+    database = database_in(tmp_path)
     yield database, fill(database, tmp_path / "logs")
     database.close()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What xl is told and how its words are read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,14 @@ from nodes.hypervisors import xen_words
 from nodes.hypervisors.base import Access, GuestState
 from nodes.hypervisors.faults import CallerFault
 from nodes.hypervisors.table import connect
-from nodes.hypervisors.xen_link import address
-from nodes.hypervisors.xen_words import GuestType, Record, configuration, parse_info, parse_list
+from nodes.hypervisors.xen_words import (
+    GuestType,
+    Record,
+    address,
+    configuration,
+    parse_info,
+    parse_list,
+)
 from nodes.hypervisors.xen_xl import OPTIONS, XlHypervisor
 
 LISTING = """\
@@ -60,13 +67,33 @@ def test_info_is_read_to_the_first_colon():
 def test_a_guest_is_described_whole():
     text = configuration("hv-a", RECORD, GuestType.PVH, "/g/hv-a", "br0")
     assert 'type = "pvh"\n' in text
-    assert 'extra = "console=hvc0 quiet panic=-1 tiny.host=x"\n' in text
+    assert 'extra = "console=hvc0 quiet panic=-1 mitigations=off tiny.host=x"\n' in text
     assert "memory = 160\n" in text
     assert "vcpus = 2\n" in text
     assert '"format=raw,vdev=xvda,access=rw,target=/g/hv-a/disk.img"' in text
     assert '"format=raw,vdev=xvdz,access=ro,target=/g/hv-a/config.iso"' in text
     assert '"format=raw,vdev=xvdb,access=rw,target=/v/hv-v"' in text
     assert 'vif = ["mac=52:54:00:00:00:01,bridge=br0"]\n' in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (GuestType.PVH, 'vfb = ["type=vnc,vnclisten=127.0.0.1,vncunused=1"]'),
+        (GuestType.PV, 'vfb = ["type=vnc,vnclisten=127.0.0.1,vncunused=1"]'),
+        (GuestType.HVM, 'vnclisten = "127.0.0.1"'),
+    ],
+)
+def test_a_screen_is_on_the_hosts_loopback_alone(kind: GuestType, line: str):
+    text = configuration("hv-a", replace(RECORD, screen=True), kind, "/g", "br0")
+    assert f"{line}\n" in text
+    assert line not in configuration("hv-a", RECORD, kind, "/g", "br0")
+
+
+def test_a_volume_can_be_the_first_disk():
+    text = configuration("hv-a", replace(RECORD, root="/v/hv-r"), GuestType.PVH, "/g", "br0")
+    assert '"format=raw,vdev=xvda,access=rw,target=/v/hv-r"' in text
+    assert "disk.img" not in text
 
 
 @pytest.mark.parametrize("words", ['x" on_crash="destroy', "a\nname=b", "a\\b", "a\0b"])

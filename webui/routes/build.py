@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from ci.store.evidence import SYSTEM
 from ci.store.pins import Pin, keeping
 from ci.store.reads import build_detail
+from ci.store.reads.matrix import all_evidence
 from ci.store.reads.records import AttemptDetail, BuildDetail
-from webui import views
+from webui import feature_views, views
+from webui.feature_views import FeatureTrials
 from webui.logs import Artifact, LogWindow
 from webui.pages import Loaded, Page
 from webui.site import Site
@@ -43,6 +46,7 @@ class BuildDocument:
         logs_removed: Day on which retention removed the logs, `2026-11-23`; empty while kept.
         unpublished: Whether an ended attempt's files are not readable here yet.
         pin: Why retention leaves this build alone; None where it is not pinned.
+        features: What its last run showed of the matrix's features; None where it tried none.
     """
 
     url: str
@@ -52,6 +56,7 @@ class BuildDocument:
     logs_removed: str = ""
     unpublished: bool = False
     pin: Pin | None = None
+    features: FeatureTrials | None = None
 
 
 def find(request: Request, site: Site) -> BuildDetail:
@@ -89,6 +94,12 @@ def _tail(site: Site, detail: BuildDetail) -> tuple[str, LogWindow | None]:
     return attempt_id, site.logs.tail(path, TAIL_LINES, complete=live) if path else None
 
 
+def _features(site: Site, detail: BuildDetail) -> FeatureTrials | None:
+    run = feature_views.last_run(detail)
+    system = run.facts.get(SYSTEM) if run else None
+    return feature_views.trials(detail, all_evidence(site.database, system) if system else ())
+
+
 def _load(request: Request, site: Site) -> Loaded:
     detail = find(request, site)
     build_id = detail.build.id
@@ -106,6 +117,7 @@ def _load(request: Request, site: Site) -> Loaded:
         )
         and not removed,
         pin=pin,
+        features=_features(site, detail),
     )
     more = {
         "tail": tail,
@@ -123,5 +135,5 @@ PAGE = Page(
     template="build.html",
     document=BuildDocument,
     load=_load,
-    summary="One build: verdict, failing tests, attempts compared, files.",
+    summary="One build: verdict, failing tests, features, attempts compared, files.",
 )

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import pytest
 
 from ci.jobs.compute.record import NOT_TRIED
+from ci.model.feature import Feature
 from nodes.hypervisors.base import (
     PREFIX,
     GuestImage,
@@ -32,7 +33,11 @@ from nodes.images.tiny import marked, tiny
 
 MIB = 1 << 20
 SECTORS_OF_MIB = 2048
-_ARCHITECTURES = {"libvirt-qemu-s390x": "s390x", "libvirt-qemu-ppc64": "ppc64le"}
+_ARCHITECTURES = {
+    "libvirt-qemu-s390x": "s390x",
+    "libvirt-qemu-ppc64": "ppc64le",
+    "libvirt-qemu-aarch64": "aarch64",
+}
 _SHARED_KERNEL = frozenset({"libvirt-lxc", "docker", "podman"})
 _DUMMY = "dummy"
 OTHER = "other"
@@ -152,6 +157,17 @@ class Guest:
         """Whether it can run commands: a modelled one cannot."""
         return bool(self.ask("exec true")["rc"] == 0)
 
+    def run(self, command: str, timeout_s: float | None = None) -> str:
+        """What a command of its shell said.
+
+        Raises:
+            AssertionError: It failed.
+        """
+        answer = self.ask(f"exec {command}", timeout_s)
+        if answer["rc"]:
+            raise AssertionError(f"the guest could not {command}: {answer['out']}")
+        return str(answer["out"]).strip()
+
     def disks(self) -> dict[str, Any]:
         """Size in `sectors` and `serial` of its disks by device name."""
         return dict(self.ask("disks")["disks"])
@@ -210,6 +226,7 @@ class Bench:
         self._made = 0
         self._guests: list[Guest] = []
         self._volumes: list[Volume] = []
+        self._networks: list[str] = []
 
     def _image(self, work: Path, progress: Callable[[str], None]) -> GuestImage:
         if self.modelled:
@@ -218,6 +235,15 @@ class Bench:
             return GuestImage(initrd=nothing)
         arch = _ARCHITECTURES.get(self.system.key, platform.machine())
         return tiny(arch=arch, progress=progress)
+
+    def need(self, feature: Feature) -> None:
+        """Leave the test where the adapter says that there is no such thing.
+
+        Raises:
+            Unsupported: It says so.
+        """
+        if feature in self.hypervisor.missing:
+            self.hypervisor.cannot(feature)
 
     def name(self, what: str) -> str:
         """A name that nothing has yet."""
@@ -258,6 +284,13 @@ class Bench:
         self._volumes.append(volume)
         return volume
 
+    def network(self) -> str:
+        """Make a network that goes with the test; gives its name."""
+        name = self.name("n")
+        self.hypervisor.create_network(name)
+        self._networks.append(name)
+        return name
+
     def delete(self, guest: Guest) -> None:
         """Remove a guest wherever it is."""
         guest.let_go()
@@ -279,6 +312,9 @@ class Bench:
                 self._detach(keep, volume)
             self.hypervisor.delete_volume(volume)
             self._volumes.remove(volume)
+        for network in tuple(self._networks):
+            self.hypervisor.delete_network(network)
+            self._networks.remove(network)
 
     def _detach(self, guest: Guest, volume: Volume) -> None:
         """A test that failed may have left it attached; then the guest goes, too."""

@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from ci.errors import ConfigError, HarnessBroken, HypervouchError
+from ci.errors import ConfigError, HarnessBroken, HypervouchBug, HypervouchError
 from ci.jobs import trouble
 from ci.jobs.compute.bench import Bench
 from ci.jobs.compute.patient import patient
@@ -26,6 +27,7 @@ from nodes.hypervisors.table import connect
 WORKS, FAILS, NOT_TRIED = 0, 1, 2
 TESTS = Path(__file__).parent / "tests"
 _FOREIGN = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+_APART = "/var/lib/libvirt/hypervouch-apart"
 _NO_PLUGINS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 
 
@@ -69,12 +71,71 @@ def run(order: Order, say: Callable[[str], None]) -> int:
         the status that `ci.jobs.trouble` gives it.
     """
     try:
-        return _run(order, say)
+        return _outcome(order, say)
     except HypervouchError as error:
         say(f"not tried: {error.message}")
         if error.hint:
             say(f"  fix: {error.hint}")
         return trouble.tell(order.trouble, error) if order.trouble else NOT_TRIED
+
+
+def _outcome(order: Order, say: Callable[[str], None]) -> int:
+    """Refuse what cannot come to an end; an error nobody foresaw is no feature that fails.
+
+    Raises:
+        HypervouchError: Nothing could be tried.
+    """
+    _check(order)
+    try:
+        return _run(order, say)
+    except HypervouchError:
+        raise
+    except Exception as error:
+        raise HypervouchBug(
+            f"the suite met {type(error).__name__}: {error}", hint="report it to us, please"
+        ) from error
+
+
+def _check(order: Order) -> None:
+    """What would only be noticed after the last test, noticed before the first.
+
+    Raises:
+        ConfigError: The second host is the first, or a file cannot be written.
+    """
+    if order.second and order.second.rstrip("/") == order.hypervisor.rstrip("/"):
+        raise ConfigError(
+            "the second host is the first one", hint="name another one, or leave --second out"
+        )
+    for path in (order.report, order.junit):
+        if path is not None:
+            _writable(path)
+
+
+def _writable(path: Path) -> None:
+    """See that a file can be written there.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    folder = path.absolute().parent
+    why = ""
+    if path.is_dir():
+        why = "it is a directory"
+    elif not folder.is_dir():
+        why = f"there is no directory {folder}"
+    elif not os.access(folder, os.W_OK):
+        why = f"{folder} is not writable"
+    if why:
+        raise ConfigError(f"{path} cannot be written: {why}", hint="name another file")
+
+
+def _made(work: Path) -> None:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{work} cannot be a working directory: {error.strerror}", hint="name another one"
+        ) from error
 
 
 def _run(order: Order, say: Callable[[str], None]) -> int:
@@ -86,7 +147,7 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
     record = Record(say, lambda: datetime.now(UTC))
     with ExitStack() as keeping:
         work = order.work or Path(keeping.enter_context(tempfile.TemporaryDirectory(prefix="hv-")))
-        work.mkdir(parents=True, exist_ok=True)
+        _made(work)
         access = Access(
             work=work,
             grade=order.grade,
@@ -100,7 +161,7 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
         if order.second:
             second = connect(order.second, access)
             keeping.callback(second.close)
-            apart = connect(order.second, replace(access, work=work / "apart"))
+            apart = connect(apart_of(order.second), replace(access, work=work / "apart"))
             keeping.callback(apart.close)
         bench = Bench(
             patient(first),
@@ -122,12 +183,32 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             report.write(order.report, name=f"compute on {order.hypervisor}", evidence=evidence)
     if plugin.trouble.error is not None:
         raise plugin.trouble.error
+    if status == pytest.ExitCode.INTERRUPTED:
+        kept = "the report has what was shown until then" if order.report else "run it again"
+        raise HarnessBroken("the suite was interrupted", hint=kept)
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or not record.tried():
         raise HarnessBroken(
             f"no test showed anything (pytest ended with status {int(status)})",
             hint="see what was not tried and why; --features may name nothing that can be tried",
         )
     return FAILS if record.failed() else WORKS
+
+
+def apart_of(url: str) -> str:
+    """The same host with disks that no other host has, once its working directory is another.
+
+    Over SSH, or where the URL names the disks' directory, that alone would not do.
+    """
+    parts = urlsplit(url)
+    driver, _, transport = parts.scheme.partition("+")
+    words = parse_qsl(parts.query, keep_blank_values=True)
+    others = [(key, value) for key, value in words if key != "disks"]
+    if driver != "qemu" or (words == others and not transport):
+        return url
+    if words == others:
+        others.append(("disks", _APART))
+    path = url.partition("?")[0]
+    return f"{path}?{urlencode(others, safe='/')}" if others else path
 
 
 def _tests(order: Order, plugin: ComputePlugin) -> int:

@@ -106,6 +106,7 @@ def _outcomes(tx: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, list[O
             table.c.duration_s,
             table.c.message,
             sa.case((bad, table.c.details), else_="").label("details"),
+            table.c.feature,
         )
         .where(table.c.attempt_id.in_(attempt_ids))
         .order_by(rank, table.c.id)
@@ -113,7 +114,7 @@ def _outcomes(tx: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, list[O
     )
     found: dict[str, list[OutcomeRecord]] = defaultdict(list)
     for attempt_id, *values in tx.execute(query):
-        test_id, status, duration_s, message, details = values
+        test_id, status, duration_s, message, details, feature = values
         found[attempt_id].append(
             OutcomeRecord(
                 test_id=test_id,
@@ -121,6 +122,7 @@ def _outcomes(tx: sa.Connection, attempt_ids: Sequence[str]) -> dict[str, list[O
                 duration_s=duration_s,
                 message=message,
                 details=details,
+                feature=feature,
             )
         )
     return found

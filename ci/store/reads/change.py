@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ci.store import schema
 from ci.store.database import Database
+from ci.store.reads.features import feature_counts
 from ci.store.reads.records import BuildsetRecord, ChangeDetail, EventRecord, PatchsetRecord
 from ci.store.reads.rows import buildset_records, event_records, select_buildsets
 from ci.store.reads.votes import approvals_of, votes_of
@@ -65,6 +66,7 @@ def _detail(tx: sa.Connection, row: Mapping[Any, Any], elsewhere: tuple[str, ...
         events=tuple(item for item in events if item.patchset is None),
         elsewhere=elsewhere,
         seen_here=_seen(tx, connection, {one.number for item in buildsets for one in item.depends}),
+        features=feature_counts(tx, [build.id for item in buildsets for build in item.builds]),
     )
 
 

@@ -41,11 +41,14 @@ class Word:
     job: str | None
 
 
-def all_evidence(database: Database) -> tuple[Evidence, ...]:
-    """Everything that is kept, in no order; one query."""
+def all_evidence(database: Database, system: str | None = None) -> tuple[Evidence, ...]:
+    """Everything that is kept, or all of one system, in no order; one query."""
     table = schema.evidence
+    query = sa.select(table)
+    if system is not None:
+        query = query.where(table.c.system == system)
     with database.read() as tx:
-        rows = tx.execute(sa.select(table)).all()
+        rows = tx.execute(query).all()
     return tuple(
         Evidence(
             system=System(

@@ -164,13 +164,18 @@ class BuildsetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeRecord:
-    """One test of one attempt; `details` is kept for bad ones only."""
+    """One test of one attempt; `details` is kept for bad ones only.
+
+    Attributes:
+        feature: The row of Nova's matrix that it tries, or nothing.
+    """
 
     test_id: str
     status: str
     duration_s: float
     message: str
     details: str
+    feature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +335,22 @@ class PatchsetRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureCounts:
+    """What the last run of a build showed of the matrix's features; no evidence until it merges.
+
+    Attributes:
+        tried: Features that any test of it names.
+        works: Those of which a test passed and none failed.
+        fails: Those of which a test failed; the rest could not be tried or are not supported.
+    """
+
+    build_id: str
+    tried: int
+    works: int
+    fails: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChangeDetail:
     """One change with all that we did about it, newest patch set first.
 
@@ -340,6 +361,7 @@ class ChangeDetail:
         hashtags: Likewise.
         wip: Work in progress, likewise.
         seen_here: Change numbers of the stacks that have a page here.
+        features: Of the builds whose suite tries features, in no order.
     """
 
     connection: str
@@ -360,6 +382,7 @@ class ChangeDetail:
     hashtags: tuple[str, ...] = ()
     wip: bool = False
     seen_here: tuple[int, ...] = ()
+    features: tuple[FeatureCounts, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,9 @@ from ci.model.feature import Feature
 
 _PASSWORD = "Sesame-4711"  # noqa: S105 - of a guest that lives for seconds
 _FIRMWARE_MIB = 256
+_VARIABLES = "/sys/firmware/efi/efivars"
+_VARIABLE = f"{_VARIABLES}/Hypervouch-d9a9a9d4-6f1b-4b0e-9f0c-3d6a5b0f7c11"
+_MOUNT_VARIABLES = f"mount -t efivarfs efivarfs {_VARIABLES} && ls {_VARIABLES} | grep -c ."
 
 
 @pytest.mark.feature(Feature.UEFI_BOOT)
@@ -17,10 +20,32 @@ def test_uefi(bench: Bench) -> None:
     assert guest.info()["uefi"] is True
 
 
+@pytest.mark.feature(Feature.BOOT_STATELESS_FIRMWARE)
+def test_stateless_firmware(bench: Bench) -> None:
+    """It boots by UEFI, and a firmware variable that it wrote is gone after a power cycle."""
+    bench.need(Feature.BOOT_STATELESS_FIRMWARE)
+    guest = bench.launch(firmware="uefi", stateless=True, memory_mib=_FIRMWARE_MIB)
+    assert guest.info()["uefi"] is True
+    if not guest.has_shell():
+        not_tried("needs a guest: a model has no firmware variables")
+    guest.run(_MOUNT_VARIABLES)
+    guest.run(f"printf '\\007\\000\\000\\000x' >{_VARIABLE}")
+    assert guest.run(f"tail -c 1 {_VARIABLE}") == "x"
+    old = guest.boot_id()
+    bench.hypervisor.power_off(guest.name)
+    guest.let_go()
+    bench.hypervisor.start(guest.name)
+    guest.booted_after(old)
+    guest.run(_MOUNT_VARIABLES)
+    assert guest.ask(f"exec cat {_VARIABLE}")["rc"] != 0, "the variable outlived the power cycle"
+
+
 @pytest.mark.feature(Feature.BOOT_EMULATED_TPM)
 def test_tpm(bench: Bench) -> None:
     """The guest has a TPM."""
-    guest = bench.launch(tpm=True, firmware="uefi", memory_mib=_FIRMWARE_MIB)
+    has_uefi = Feature.UEFI_BOOT not in bench.hypervisor.missing
+    firmware = "uefi" if has_uefi else "bios"
+    guest = bench.launch(tpm=True, firmware=firmware, memory_mib=_FIRMWARE_MIB)
     assert guest.info()["tpm"] is True
 
 

@@ -3,9 +3,11 @@
 
 import pytest
 
-from ci.jobs.compute.bench import OTHER, Bench
+from ci.jobs.compute.bench import OTHER, Bench, disk_of
 from ci.jobs.compute.notes import Notes
 from ci.model.feature import Feature
+
+_ROOT_MIB = 24
 
 
 @pytest.mark.feature(Feature.SNAPSHOT)
@@ -44,3 +46,23 @@ def test_rebuild(bench: Bench) -> None:
     assert guest.info()["image"] == OTHER
     assert guest.macs() == macs
     assert notes.read() != "of old"
+
+
+@pytest.mark.feature(Feature.REBUILD_VOLUME_BACKED)
+def test_rebuild_volume_backed(bench: Bench) -> None:
+    """Its root is the same volume, with nothing of what it wrote, and outlives the guest."""
+    bench.need(Feature.REBUILD_VOLUME_BACKED)
+    volume = bench.volume(_ROOT_MIB)
+    guest = bench.launch(root=volume)
+    notes, old = Notes(bench, guest), guest.boot_id()
+    notes.write("of old")
+    guest.let_go()
+    bench.hypervisor.rebuild(guest.name, bench.other_image)
+    guest.booted_after(old)
+    assert guest.info()["image"] == OTHER
+    assert disk_of(guest, volume, bench.boot_s)
+    assert notes.read() != "of old"
+    notes.write("of new")
+    bench.delete(guest)
+    assert volume.name in bench.hypervisor.inventory().volumes
+    assert bench.hypervisor.volume_bytes(volume, 6) == b"of new"

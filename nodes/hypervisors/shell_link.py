@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands, files and lines on a Xen host over SSH; every argument is quoted, none is pasted.
+"""Commands, files and lines on a host over SSH; every argument is quoted, none is pasted.
 
 One connection is shared by all threads, each command has a channel of its own. A connection that
 broke is made anew by the next command.
@@ -8,10 +8,9 @@ broke is made anew by the next command.
 import shlex
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 import paramiko
 
@@ -19,6 +18,7 @@ from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
+from nodes.hypervisors.tunnel import Tunnels
 from nodes.login import log_in
 
 CONNECT_S = 30.0
@@ -31,19 +31,19 @@ _SAID_LINES, _SAID_CHARS = 4, 500
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """What a URL says.
+    """Where a host is.
 
     Attributes:
         host: Name or address.
         port: TCP port.
         user: Login.
-        options: What stands after the question mark.
+        options: What a URL says of it after the question mark.
     """
 
     host: str
     port: int
     user: str
-    options: dict[str, str]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,31 +67,14 @@ class Answered:
         return " | ".join(said)[-_SAID_CHARS:] or "it said nothing"
 
 
-def address(url: str, known: frozenset[str]) -> Address:
-    """Take `xl+ssh://root@host:port?key=value` apart.
+class ShellLink:
+    """The host's shell; safe from any thread.
 
-    Raises:
-        CallerFault: It is no such URL, or has an option that is not among `known`.
+    Attributes:
+        where: The host.
+        timeout_s: Seconds that a command may take.
+        tunnels: To ports of the host's own loopback.
     """
-    parts = urlsplit(url)
-    try:
-        host, port = parts.hostname or "", parts.port or 22
-    except ValueError as error:
-        raise CallerFault(f"{url!r} is no URL: {error}") from error
-    if parts.scheme != "xl+ssh" or not host:
-        raise CallerFault(f"{url!r} leads to no Xen host", hint="use xl+ssh://root@host:22")
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="use a key-file")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if strange := sorted(set(options) - known):
-        raise CallerFault(
-            f"{url!r} has an unknown option {strange[0]}", hint=f"use {', '.join(sorted(known))}"
-        )
-    return Address(host=host, port=port, user=parts.username or "root", options=options)
-
-
-class XenLink:
-    """The host's shell; safe from any thread."""
 
     def __init__(self, where: Address, access: Access) -> None:
         """Connect and log in.
@@ -117,6 +100,7 @@ class XenLink:
         )
         self._lock = threading.Lock()
         self._client: paramiko.SSHClient | None = None
+        self.tunnels = Tunnels(self._transport)
         self._transport()
 
     def run(
@@ -183,6 +167,7 @@ class XenLink:
 
     def close(self) -> None:
         """Let go of the connection; repeatable, never raises."""
+        self.tunnels.close()
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
