@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.errors import ConfigError
+from ci.model.result import Grade
 
 if TYPE_CHECKING:
     from nodes.lab.table import LabNode, Reach
@@ -50,7 +51,8 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
 
         folder = (state or table.default_state()).absolute()
         try:
-            function(table.chosen(names), folder, **more)
+            every = function in {status, down} and not names
+            function(table.chosen(table.LAB if every else names), folder, **more)
         except OSError as error:
             raise ConfigError(
                 f"{error.filename or folder} cannot be used: {error.strerror or error}",
@@ -121,9 +123,9 @@ def status(nodes: Sequence["LabNode"], folder: Path, *, as_json: bool) -> None:
         if reach is None:
             lacks = node.lacks()
             why = f"needs {', '.join(lacks)}" if lacks else f"hypervouch lab up {node.name}"
-            click.echo(f"{node.name:8} down     {node.title} ({why})")
+            click.echo(f"{node.name:9} down      {node.title} ({why})")
             continue
-        click.echo(f"{node.name:8} {reach.grade.value:8} {node.title}")
+        click.echo(f"{node.name:9} {reach.grade.value:9} {node.title}")
         for line in (*reach.urls, *map(" ".join, suites(reach))):
             click.echo(f"         {line}")
 
@@ -148,11 +150,21 @@ def inventory(name: str, reach: "Reach") -> str:
         lines.append("    driver: local")
     if reach.urls:
         lines.append(f"    hypervisor: {reach.urls[0]}\n    grade: {reach.grade.value}")
+    if reach.password_file and reach.ca_file:
+        lines.append(f"    hypervisor-password: {{from-file: {reach.password_file}}}")
+        lines.append(f"    hypervisor-ca-file: {reach.ca_file}")
+        if reach.grade is Grade.EMULATOR:
+            lines.append("    # our emulator is no hypervisor: it may vote only where you say so")
+            lines.append("    # emulator-may-vote: true")
     return "\n".join(lines)
 
 
 def _access(url: str, reach: "Reach") -> list[str]:
     words = ["--hypervisor", f"'{url}'", "--grade", reach.grade.value]
+    if reach.password_file and reach.ca_file:
+        words += ["--password-file", str(reach.password_file), "--ca-file", str(reach.ca_file)]
+    if reach.real_guests:
+        words.append("--real-guests")
     if reach.key_file and reach.known_hosts:
         words += ["--key-file", str(reach.key_file), "--known-hosts", str(reach.known_hosts)]
     return words
@@ -169,6 +181,8 @@ def _row(node: "LabNode", reach: "Reach | None") -> dict[str, Any]:
         "port": reach.port or None,
         "key-file": str(reach.key_file) if reach.key_file else None,
         "known-hosts": str(reach.known_hosts) if reach.known_hosts else None,
+        "password-file": str(reach.password_file) if reach.password_file else None,
+        "ca-file": str(reach.ca_file) if reach.ca_file else None,
         "facts": reach.facts,
         "suites": [" ".join(words) for words in suites(reach)],
     }

@@ -99,8 +99,9 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
     root.setLevel(level)
     for noisy in LIBRARIES:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    # It logs a traceback for every server that does not answer; whoever called it says so.
-    logging.getLogger("paramiko.transport").setLevel("CRITICAL")
+    # They log a traceback for every server that does not answer; whoever called them says so.
+    for noisy in ("paramiko.transport", "pypsrp"):
+        logging.getLogger(noisy).setLevel("CRITICAL")
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:

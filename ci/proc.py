@@ -181,6 +181,7 @@ def _finish(
 def spawn(
     argv: Sequence[str],
     *,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
     stdout: IO[bytes] | int = subprocess.DEVNULL,
     stderr: IO[bytes] | int = subprocess.STDOUT,
     cwd: Path | None = None,
@@ -195,7 +196,7 @@ def spawn(
     """
     return _start(
         argv,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,

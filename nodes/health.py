@@ -104,12 +104,13 @@ def preflight(endpoint: Endpoint) -> dict[str, str]:
     Returns:
         Facts for the evidence: kernel, free-memory-mib, free-disk-mib, clock-skew-s; virt (bare
         or nested), arch, firmware, cpu-flags where the node tells; versions of the hypervisor's
-        programs where its URL leads to a daemon. Empty for a dummy, which has none.
+        programs where its URL leads to a daemon. Empty for a dummy, which has none, and for
+        a node of WinRM, which its provider and its runner look at.
 
     Raises:
         NodeUnavailable: It cannot be reached or fails a check; the message names which.
     """
-    if endpoint.transport is Transport.DUMMY:
+    if endpoint.transport in {Transport.DUMMY, Transport.WINRM}:
         return {}
     if endpoint.transport is Transport.LOCAL:
         answers = ask_this_machine(Path(endpoint.workdir), endpoint.hypervisor)

@@ -62,9 +62,11 @@ def _everything() -> Plan:
 
 
 def _lacks(node: LabNode) -> str:
-    """Why a node cannot be tested here; empty where it can."""
+    """Why a node is left out here unless it is named; empty where it is not."""
     if why := _unfit(node):
         return why
+    if node.stands_in:
+        return "it only stands in for a hypervisor: name it"
     if lacks := node.lacks():
         return f"needs {', '.join(lacks)}"
     return "needs root" if node.root and os.geteuid() != 0 else ""

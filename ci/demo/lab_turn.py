@@ -191,10 +191,16 @@ class Turn:
 
 def _order(url: str, reach: Reach) -> list[str]:
     words = ["suite", "compute", "--hypervisor", url, "--grade", reach.grade.value]
-    for name, path in (("--key-file", reach.key_file), ("--known-hosts", reach.known_hosts)):
+    files = {
+        "--key-file": reach.key_file,
+        "--known-hosts": reach.known_hosts,
+        "--password-file": reach.password_file,
+        "--ca-file": reach.ca_file,
+    }
+    for name, path in files.items():
         if path is not None:
             words += [name, str(path)]
-    return words
+    return [*words, "--real-guests"] if reach.real_guests else words
 
 
 def _scheme(url: str) -> str:

@@ -24,8 +24,28 @@ class Transport(StrEnum):
     """How a runner talks to a node."""
 
     SSH = "ssh"
+    WINRM = "winrm"
     LOCAL = "local"
     DUMMY = "dummy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinrmLogin:
+    """What a login over WinRM needs besides an address and a user; it holds no secret itself.
+
+    Attributes:
+        password_env: Name of the variable that holds the password.
+        password_file: Or the file that does.
+        ca_file: Certificates that sign the node's own; without one, this machine's.
+        certificate: SHA-256 of the node's certificate, which pins it.
+        auth: `negotiate`, `ntlm`, `kerberos` or `basic`.
+    """
+
+    password_env: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate: str = ""
+    auth: str = "negotiate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +62,10 @@ class Endpoint:
         workdir: Directory on the node that a build may fill.
         hypervisor: URL of the hypervisor under test as seen on the node.
         grade: How real that hypervisor is.
+        password_file: File with the password for the hypervisor's own API, where it has one.
+        ca_file: Certificates that sign that API's own; without one, this machine's.
+        certificate: SHA-256 of that API's certificate, which pins it.
+        winrm: How to log in, where the transport is `winrm`.
         facts: What the evidence needs to say of the node (kernel, versions).
     """
 
@@ -54,6 +78,10 @@ class Endpoint:
     workdir: str = "/tmp/hypervouch"  # noqa: S108
     hypervisor: str = ""
     grade: Grade = Grade.NONE
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate: str = ""
+    winrm: WinrmLogin | None = None
     facts: dict[str, str] = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ from ci.runners.base import Runner
 
 RUNNERS = {
     Transport.SSH: "ci.runners.ssh:SshRunner",
+    Transport.WINRM: "ci.runners.winrm:WinrmRunner",
     Transport.LOCAL: "ci.runners.local:LocalRunner",
     Transport.DUMMY: "ci.runners.dummy:DummyRunner",
 }
@@ -20,7 +21,7 @@ def runner_for(transport: Transport) -> Runner:
     """The runner of a transport, made once per process.
 
     Raises:
-        ConfigError: No runner serves it.
+        ConfigError: No runner serves it, or a library is missing.
     """
     path = RUNNERS.get(transport)
     if path is None:
@@ -28,5 +29,11 @@ def runner_for(transport: Transport) -> Runner:
             f"no runner serves {transport}", hint=f"use one of {', '.join(sorted(RUNNERS))}"
         )
     module, _, name = path.partition(":")
-    runner: Runner = getattr(import_module(module), name)()
+    try:
+        runner: Runner = getattr(import_module(module), name)()
+    except ImportError as error:
+        raise ConfigError(
+            f"the transport {transport} needs a library that is not here: {error.name}",
+            hint="pip install 'hypervouch[hyperv]'",
+        ) from error
     return runner

@@ -232,11 +232,17 @@ class GuestSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class GuestInfo:
-    """What a hypervisor says of a guest: state, memory and processors it has now."""
+    """What a hypervisor says of a guest: state, memory and processors it has now.
+
+    Perhaps also the names of our attached `volumes`, its cards' `macs` in lower case, its `host`.
+    """
 
     state: GuestState
     memory_mib: int
     cpus: int
+    volumes: frozenset[str] | None = None
+    macs: frozenset[str] | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,14 +305,18 @@ class Hypervisor(ABC):
     """One connected hypervisor; see the module's text for the contract.
 
     Attributes:
-        missing: Features that this system cannot do, with the reason; also those for which
-            there is no call here. The capability table of the documentation is made of it.
-        migrates_within: Whether a guest can be migrated live to the host that it is on, into
-            a domain of its own there: that shows as much as one host can.
+        missing: Features that it cannot do, or that have no call here, each with the reason.
+        migrates_within: Whether a guest can be migrated live to the very same host.
+        runs_guests: Whether guests can be asked; behind a stand-in nobody does.
+        boots_disks: Whether its guests boot a disk and no kernel.
+        guests_at_once: How many it has room for; 0 where there is no such number.
     """
 
     missing: ClassVar[Mapping[Feature, str]] = {}
     migrates_within: ClassVar[bool] = False
+    runs_guests: ClassVar[bool] = True
+    boots_disks: ClassVar[bool] = False
+    guests_at_once: ClassVar[int] = 0
 
     def refuse_missing(self, spec: GuestSpec) -> None:
         """Look whether a guest asks for something that is missing; for adapters' `launch`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hypervisors that libvirt drives: QEMU, KVM, LXC and Xen, on this machine or over SSH.
+"""Hypervisors that libvirt drives: QEMU, KVM, LXC, Xen and Virtuozzo, on this machine or over SSH.
 
 The pieces: `libvirt_link` (URL, SSH, connection), `libvirt_events` (event loop and waiting),
 `libvirt_bounded` (deadlines, error translation by `libvirt_errors`), `libvirt_store` (files on
@@ -8,7 +8,8 @@ the host), then the adapter in layers: `libvirt_facts`, `_guests`, `_tags`, `_de
 
 Our own parameters of a URL, beside libvirt's (`socket` and others):
 
-- `type`: `kvm` or `qemu`; without it KVM is used when a guest proves that it works.
+- `type`: `kvm` or `qemu`; without it KVM is used when a guest proves that it works. Virtuozzo's
+  are `vm`, the usual one, and `ct`.
 - `arch`: machine of the guests, by default the host's own.
 - `disks`: directory on the host for whatever we make; hosts with the same one share storage.
 - `bridge`: the host's bridge that cards are put on; without it they use QEMU's own network.
@@ -23,6 +24,7 @@ DRIVERS = {
     "qemu": "nodes.hypervisors.libvirt_qemu:connected",
     "lxc": "nodes.hypervisors.libvirt_lxc:connected",
     "xen": "nodes.hypervisors.libvirt_xen:connected",
+    "vz": "nodes.hypervisors.libvirt_vz:connected",
 }
 
 

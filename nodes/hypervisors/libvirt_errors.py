@@ -109,6 +109,10 @@ BY_MESSAGE: tuple[tuple[re.Pattern[str], Meaning], ...] = tuple(
             Meaning(TransientFault, _DAEMON),
         ),
         (
+            r"no connection driver available for vz",
+            Meaning(CallerFault, "its libvirt has no driver for Virtuozzo: use Virtuozzo's own"),
+        ),
+        (
             r"unknown (transport|URI)|unrecognized transport|no connection driver available",
             Meaning(CallerFault, "for instance qemu:///system"),
         ),

@@ -18,12 +18,18 @@ BUILT_IN = {
     "qemu": "nodes.hypervisors.libvirt:connect",
     "lxc": "nodes.hypervisors.libvirt:connect",
     "xen": "nodes.hypervisors.libvirt:connect",
+    "vz": "nodes.hypervisors.libvirt:connect",
     "xl": "nodes.hypervisors.xen_xl:connect",
     "uml": "nodes.hypervisors.uml:connect",
     "docker": "nodes.hypervisors.container:connect",
     "podman": "nodes.hypervisors.container:connect",
     "vcenter": "nodes.hypervisors.vcenter:connect",
+    "ironic": "nodes.hypervisors.ironic:connect",
+    "redfish": "nodes.hypervisors.redfish:connect",
     "xenserver": "nodes.hypervisors.xenserver:connect",
+    "powervm": "nodes.hypervisors.powervm:connect",
+    "hyperv": "nodes.hypervisors.hyperv:connect",
+    "zvm": "nodes.hypervisors.zvm:connect",
 }
 
 

@@ -7,6 +7,7 @@ machine itself is marked in its extraConfig. `cleanup` removes only what has tha
 prefix. Guests boot disks: images that are a kernel and an initial RAM disk are refused.
 """
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -49,7 +50,7 @@ _STATES = {
     "poweredOff": GuestState.SHUTOFF,
     "suspended": GuestState.SUSPENDED,
 }
-_LINE_PORTS = (20000, 60000)
+_LINE_PORTS = (20000, 32768)  # below those that hosts dial from
 
 
 def connect(url: str, access: Access) -> "VcenterHypervisor":
@@ -72,6 +73,7 @@ class VcenterHypervisor(Hypervisor):
     """One cluster; see `nodes.hypervisors.base` for the contract."""
 
     missing: ClassVar[Mapping[Feature, str]] = MISSING
+    boots_disks: ClassVar[bool] = True
     migrates_within: ClassVar[bool] = True
 
     def __init__(self, link: VcenterLink, access: Access) -> None:
@@ -168,21 +170,8 @@ class VcenterHypervisor(Hypervisor):
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
-        check_properties(spec.image, _TYPES, _MODES)
-        if spec.image.disk is None:
-            raise CallerFault(
-                "vCenter boots disks, and the image has none",
-                hint="name a bootable one",
-            )
-        for wanted, feature in (
-            (spec.files, Feature.GUEST_SETUP_INJECT_FILE),
-            (spec.tpm, Feature.BOOT_EMULATED_TPM),
-            (spec.memory_file, Feature.FILE_BACKED_MEMORY),
-        ):
-            if wanted:
-                self.cannot(feature)
-        if spec.graphics:
-            self.cannot(Feature(f"console.{spec.graphics}"))
+        self.refuse_missing(spec)
+        self._need_disk(spec.image)
 
     def _make(self, spec: GuestSpec) -> None:
         folder = f"{HOME}/{spec.name}"
@@ -204,7 +193,7 @@ class VcenterHypervisor(Hypervisor):
             memoryMB=spec.memory_mib,
             numCPUs=spec.cpus,
             guestId="otherLinux64Guest",
-            firmware="efi" if spec.firmware == "uefi" else "bios",
+            firmware="efi" if _is_uefi(spec) else "bios",
             files=vim.vm.FileInfo(vmPathName=f"[{self._place.datastore_name}]"),
             extraConfig=[vim.option.OptionValue(key=MARK, value="hypervouch")],
             deviceChange=changes,
@@ -220,11 +209,16 @@ class VcenterHypervisor(Hypervisor):
         """What vCenter says."""
         guest = self._guest(name)
         paths = ("runtime.powerState", "config.hardware.memoryMB", "config.hardware.numCPU")
-        told = self._link.props(guest, *paths)
+        told = self._link.props(guest, *paths, "config.hardware.device", "runtime.host")
+        found = told.get("config.hardware.device", ())
+        host = told.get("runtime.host")
         return GuestInfo(
             state=_STATES.get(told.get(paths[0], ""), GuestState.CRASHED),
             memory_mib=int(told.get(paths[1], 0)),
             cpus=int(told.get(paths[2], 0)),
+            volumes=devices.volume_names(found, self._store.path(f"{VOLUMES}/")),
+            macs=devices.macs(found),
+            host=str(self._link.props(host, "name").get("name", "")) if host else "",
         )
 
     def power_off(self, name: str) -> None:
@@ -238,6 +232,8 @@ class VcenterHypervisor(Hypervisor):
         check_name(name)
         guest = self._find(name)
         if guest is not None:
+            if not self._option(guest, MARK):
+                raise CallerFault(f"{name} is not ours: it lacks our mark {MARK}")
             self.power_off(name)
             self._keep_volumes(name, guest)
             self._run(f"remove {name}", guest.Destroy_Task, Feature.TERMINATE)
@@ -531,12 +527,19 @@ class VcenterHypervisor(Hypervisor):
         """A port for a guest's line that no machine of the cluster has."""
         found = self._link.all(vim.VirtualMachine, self._place.cluster, "config.hardware.device")
         taken = {devices.line_port(told.get("config.hardware.device", ())) for _, told in found}
-        return next(port for port in range(*_LINE_PORTS) if port not in taken)
+        # Not the first one: launches at the same time would choose the same.
+        free = [port for port in range(*_LINE_PORTS) if port not in taken]
+        if not free:
+            raise NodeFault(f"{self._place.cluster_name} has no port left for a serial line")
+        return secrets.choice(free)
 
     def _need_disk(self, image: GuestImage) -> None:
         check_properties(image, _TYPES, _MODES)
         if image.disk is None:
-            raise CallerFault("vCenter boots disks, and the image has none")
+            raise CallerFault(
+                "vCenter boots disks, and the image has none",
+                hint="name a bootable one; nodes.images.bootable makes one of the tiny guest",
+            )
 
 
 def _flat(tree: Any) -> Iterator[Any]:
@@ -544,6 +547,11 @@ def _flat(tree: Any) -> Iterator[Any]:
     for one in tree:
         yield one
         yield from _flat(one.childSnapshotList)
+
+
+def _is_uefi(spec: GuestSpec) -> bool:
+    """Whether a guest was asked to boot by UEFI, or its image cannot do otherwise."""
+    return "uefi" in {spec.firmware, spec.image.properties.get("hw_firmware_type", "").lower()}
 
 
 def _is_ours(told: Mapping[str, Any]) -> bool:

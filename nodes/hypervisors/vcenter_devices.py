@@ -43,6 +43,20 @@ def disk(path: str, unit: int, *, shared: bool = False) -> Any:
     return _Spec(operation=_ADD, device=device)
 
 
+def volume_names(devices: Iterable[Any], folder: str) -> frozenset[str]:
+    """Names of the disks that lie in a folder, `[datastore] path/`."""
+    paths = (one.backing.fileName for one in disks(devices))
+    return frozenset(
+        path.removeprefix(folder).removesuffix(".vmdk") for path in paths if path.startswith(folder)
+    )
+
+
+def macs(devices: Iterable[Any]) -> frozenset[str]:
+    """Hardware addresses of its cards."""
+    cards = (one for one in devices if isinstance(one, vim.vm.device.VirtualEthernetCard))
+    return frozenset(str(one.macAddress).lower() for one in cards)
+
+
 def config_drive(path: str) -> Any:
     """A CD with an ISO image of a datastore."""
     device = vim.vm.device.VirtualCdrom(

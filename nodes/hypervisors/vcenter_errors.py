@@ -21,6 +21,8 @@ from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Uns
 _AGAIN = "try again in a moment"
 _RIGHTS = "look at the rights of the user's role in vCenter"
 _LOOK = "look at the task in vCenter"
+# What is heard from a port where something else answers.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,13 @@ def fault(
 
 def _on_the_way(error: Exception, doing: str) -> HypervouchError:
     """TLS, TCP, HTTP, and answers that are no vCenter's."""
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLCertVerificationError):
         return NodeFault(
             f"cannot {doing}: its certificate is not the one that was expected: {error}",
             hint="set a ca-file, or pin it: certificate = its SHA-256",
         )
+    if isinstance(error, ssl.SSLError) and getattr(error, "reason", "") in _NO_TLS:
+        return NodeFault(f"cannot {doing}: it speaks no TLS: {error}", hint="is the port right?")
     if isinstance(error, ExpatError):
         return NodeFault(f"cannot {doing}: its answer is no SOAP: {error}", hint="is it a vCenter?")
     text = " ".join(str(error).split()) or type(error).__name__

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from pyVim.connect import SmartStubAdapter
 from pyVmomi import vim, vmodl
+from pyVmomi.SoapAdapter import SoapStubAdapter
 
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates
+from nodes.hypervisors import certificates, vcenter_versions
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.vcenter_errors import ON_THE_WAY, fault, translated
@@ -110,22 +110,24 @@ class VcenterLink:
         self._password = access.password
         self._lock = threading.Lock()
         self._session = 0
+        context = certificates.context(access)
+        version = vcenter_versions.find(where.host, where.port, context, access.timeout_s)
+        with translated(self.doing):
+            self._stub: Any = SoapStubAdapter(
+                host=where.host,
+                port=where.port,
+                version=version,
+                sslContext=context,
+                httpConnectionTimeout=access.timeout_s,
+            )
         try:
             with translated(self.doing):
-                self._stub: Any = SmartStubAdapter(
-                    host=where.host,
-                    port=where.port,
-                    sslContext=certificates.context(access),
-                    httpConnectionTimeout=access.timeout_s,
-                )
                 instance = vim.ServiceInstance("ServiceInstance", self._stub)
                 self.content: Any = instance.RetrieveContent()
-        except Exception as error:
-            # SmartStubAdapter has no class of its own for a server that is none.
-            if type(error) is not Exception:
-                raise
-            raise NodeFault(f"cannot {self.doing}: {error}", hint="is it a vCenter?") from error
-        self._log_in(0)
+            self._log_in(0)
+        except BaseException:
+            self._stub.DropConnections()
+            raise
 
     def close(self) -> None:
         """Log out; never raises."""
@@ -138,6 +140,11 @@ class VcenterLink:
         """Open a session, unless another thread has done so since `stale` was the current one."""
         with self._lock, translated(f"log in to {self.where.host} as {self.where.user}"):
             if self._session == stale:
+                if stale:
+                    # A session that lives, but was called unknown, would refuse another login.
+                    with suppress(vmodl.MethodFault):
+                        self.content.sessionManager.Logout()
+                    self._stub.cookie = ""
                 self.content.sessionManager.Login(self.where.user, self._password, None)
                 self._session += 1
 
@@ -160,8 +167,8 @@ class VcenterLink:
 
     # Properties --------------------------------------------------------------------------
 
-    def props(self, thing: Any, *paths: str) -> dict[str, Any]:
-        """Properties of one object; what is not set is not in it.
+    def props(self, thing: Any, *paths: str, doing: str = "") -> dict[str, Any]:
+        """Properties of one object; what is not set is not in it. `doing` is for the message.
 
         Raises:
             NodeUnavailable: They cannot be read.
@@ -172,7 +179,8 @@ class VcenterLink:
             propSet=[collector.PropertySpec(type=type(thing), pathSet=list(paths))],
         )
         found = self.call(
-            f"read {paths[0]}", lambda: self.content.propertyCollector.RetrieveContents([wanted])
+            doing or f"read {paths[0]}",
+            lambda: self.content.propertyCollector.RetrieveContents([wanted]),
         )
         return {one.name: one.val for one in found[0].propSet} if found else {}
 
@@ -237,7 +245,7 @@ class VcenterLink:
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline, pause = time.monotonic() + limit, _FIRST_LOOK_S
         while True:
-            state = self.props(task, "info.state").get("info.state")
+            state = self.props(task, "info.state", doing=doing).get("info.state")
             if state == vim.TaskInfo.State.success:
                 return self.props(task, "info.result").get("info.result")
             if state == vim.TaskInfo.State.error:

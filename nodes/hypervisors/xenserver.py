@@ -2,9 +2,10 @@
 """XenServer and XCP-ng by their API: `xenserver://root@master?host=...&sr=...&network=...`.
 
 A member of a pool is one hypervisor, the one that answers unless `host` names another. Guests are
-HVM machines with UEFI that boot a disk of the storage repository `sr`, the pool's default one
-else. What we make carries a mark in `other_config`; `cleanup` removes only what has that mark and
-our prefix.
+HVM machines that boot a disk of the storage repository `sr`, the pool's default one else: by UEFI
+where the image says `hw_firmware_type=uefi`. They belong to the member that they run on, or ran on
+last; volumes and networks are the pool's. What we make carries a mark in `other_config` from its
+first moment; only what has that mark and our prefix is ever removed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,23 +32,27 @@ from nodes.hypervisors.base import (
     Nic,
     Volume,
 )
-from nodes.hypervisors.faults import CallerFault, Unsupported
+from nodes.hypervisors.faults import CallerFault, NodeFault, Unsupported
 from nodes.hypervisors.local import check_name, check_properties
-from nodes.hypervisors.xenserver_disks import MARK, OWN, PLACES, QOS, Disks, is_ours
+from nodes.hypervisors.xenserver_disks import CONFIG, OWN, RESCUE, Disks, is_ours
 from nodes.hypervisors.xenserver_link import NULL, Record, XapiLink, address
+from nodes.hypervisors.xenserver_machines import (
+    CARDS,
+    MIB,
+    boot,
+    card,
+    firmware,
+    is_at_home,
+    is_guest,
+    machine,
+    named,
+    state,
+)
 from nodes.hypervisors.xenserver_missing import MISSING
 
 _RESCUED = "hypervouch-rescued"
-_TEMPLATE = "Other install media"
 _TYPES, _MODES = frozenset({"xen", "xenserver"}), frozenset({"hvm"})
-_MIB = 1 << 20
 _CONFIG_DRIVE = "15"
-_STATES = {
-    "Running": GuestState.RUNNING,
-    "Paused": GuestState.PAUSED,
-    "Suspended": GuestState.SUSPENDED,
-    "Halted": GuestState.SHUTOFF,
-}
 
 
 def connect(url: str, access: Access) -> "XenServerHypervisor":
@@ -70,6 +75,8 @@ class XenServerHypervisor(Hypervisor):
     """One member of a pool; see `nodes.hypervisors.base` for the contract."""
 
     missing: ClassVar[Mapping[Feature, str]] = MISSING
+    boots_disks: ClassVar[bool] = True
+    runs_guests: ClassVar[bool] = False  # they run, and there is no line to ask them by
 
     def __init__(self, link: XapiLink, access: Access) -> None:
         """Find the member, its storage and its network.
@@ -83,7 +90,7 @@ class XenServerHypervisor(Hypervisor):
         self._host = self._named("host", options.get("host", "")) or link.call(
             "find the host", "session.get_this_host", link.reference
         )
-        pool = next(iter(self._link.records("pool").values()))
+        self._pool, pool = self._find_pool()
         storage = self._named("SR", options.get("sr", "")) or str(pool["default_SR"])
         if storage == NULL:
             raise CallerFault("the pool has no default storage", hint="name one: ?sr=NAME")
@@ -91,6 +98,12 @@ class XenServerHypervisor(Hypervisor):
         self._network = self._named("network", options.get("network", "")) or min(
             self._link.records("network"), default=NULL
         )
+
+    def _find_pool(self) -> tuple[str, Record]:
+        pools = self._link.records("pool")
+        if len(pools) != 1:
+            raise NodeFault(f"{self._link.where.host} tells of {len(pools)} pools")
+        return next((str(told["uuid"]), told) for told in pools.values())
 
     # Host --------------------------------------------------------------------------------
 
@@ -114,41 +127,48 @@ class XenServerHypervisor(Hypervisor):
             hostname=str(host["hostname"]),
             address=str(host["address"]),
             uptime_s=max(uptime, 0.0),
-            memory_mib=int(host.get("memory_total", 0)) // _MIB,
+            memory_mib=int(self._metrics()["memory_total"]) // MIB,
             cpus=int(info.get("cpu_count", 0)),
             cpu_traits=tuple(sorted(set(traits))),
         )
 
+    def _metrics(self) -> Record:
+        """What the host measures of itself, and whether the pool hears of it."""
+        ref = self._link.record("host", self._host)["metrics"]
+        return self._link.record("host_metrics", ref)
+
     def inventory(self) -> Inventory:
-        """The pool's guests with their snapshots, volumes of our storage, networks."""
+        """This member's guests and their snapshots; the pool's volumes of `sr`, and networks."""
         machines = self._link.records("VM")
-        guests = {one["name_label"]: _state(one) for one in machines.values() if _is_guest(one)}
+        here = {ref: one for ref, one in machines.items() if self._has(one)}
         snapshots = {
-            f"{machines[one['snapshot_of']]['name_label']}/{one['name_label']}"
+            f"{here[one['snapshot_of']]['name_label']}/{one['name_label']}"
             for one in machines.values()
-            if one["is_a_snapshot"] and one["snapshot_of"] in machines
+            if one["is_a_snapshot"] and one["snapshot_of"] in here
         }
         networks = {str(one["name_label"]) for one in self._link.records("network").values()}
         return Inventory(
-            guests=guests,
+            guests=named(here.values()),
             volumes=frozenset(self._disks.volumes()),
             networks=frozenset(networks),
             snapshots=frozenset(snapshots),
         )
 
+    def _has(self, told: Record) -> bool:
+        return is_guest(told) and is_at_home(told, self._host)
+
     def cleanup(self) -> tuple[str, ...]:
-        """Remove guests and volumes that carry our mark and our prefix."""
-        guests = sorted(
-            one["name_label"]
-            for one in self._link.records("VM").values()
-            if _is_guest(one) and is_ours(one)
-        )
+        """Remove this member's guests, and volumes and disks left, of our mark and our prefix."""
+        machines = self._link.records("VM").values()
+        names = {one["name_label"] for one in machines if self._has(one) and is_ours(one)}
+        guests = sorted(names)
         for name in guests:
             self.delete(name)
         volumes = {
             name: ref for name, ref in self._disks.volumes().items() if name.startswith(PREFIX)
         }
-        for name, ref in sorted(volumes.items()):
+        left = {name: ref for ref, name in self._disks.left().items()}
+        for name, ref in sorted({**left, **volumes}.items()):
             self._link.run(f"remove {name}", "VDI.destroy", ref)
         return (*guests, *sorted(volumes))
 
@@ -174,44 +194,36 @@ class XenServerHypervisor(Hypervisor):
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
+        self.refuse_missing(spec)
+        firmware(spec.image, spec.firmware)
+        if len(spec.nics) > CARDS:
+            raise CallerFault(f"{spec.name} has {len(spec.nics)} cards, {CARDS} are possible")
         self._need_disk(spec.image)
-        for wanted, feature in (
-            (spec.files, Feature.GUEST_SETUP_INJECT_FILE),
-            (spec.tpm, Feature.BOOT_EMULATED_TPM),
-            (spec.memory_file, Feature.FILE_BACKED_MEMORY),
-        ):
-            if wanted:
-                self.cannot(feature)
-        if spec.graphics and spec.graphics != "vnc":
-            self.cannot(Feature(f"console.{spec.graphics}"))
 
     def _need_disk(self, image: GuestImage) -> None:
         check_properties(image, _TYPES, _MODES)
         if image.disk is None:
-            raise CallerFault("XenServer boots disks, and the image has none", hint="name one")
+            raise CallerFault(
+                "XenServer boots disks, and the image has none",
+                hint="name a bootable one; nodes.images.bootable makes one of the tiny guest",
+            )
 
     def _make(self, spec: GuestSpec) -> None:
         doing = f"make {spec.name}"
-        template = self._named("VM", _TEMPLATE)
-        vm = self._link.run(doing, "VM.clone", template, spec.name, feature=Feature.LAUNCH)
-        for key, value in MARK.items():
-            self._link.call(doing, "VM.add_to_other_config", vm, key, value)
-        self._link.run(doing, "VM.provision", vm, feature=Feature.LAUNCH)
-        self._size(doing, vm, spec.memory_mib, spec.cpus)
-        firmware = "uefi" if spec.firmware == "uefi" else "bios"
-        self._link.call(doing, "VM.set_HVM_boot_params", vm, {"order": "c", "firmware": firmware})
-        root = self._disks.write(spec.image, f"{spec.name} root")
+        record = machine(spec, self._host)
+        vm = str(self._link.call(doing, "VM.create", record, feature=Feature.LAUNCH))
+        root = self._disks.write(spec.image, spec.name)
         self._disks.plug_in(doing, vm, root, "0", bootable=True)
         if spec.config_drive is not None:
             drive = self._disks.write_bytes(
-                files.config_drive(spec.config_drive), f"{spec.name} config"
+                files.config_drive(spec.config_drive), spec.name, CONFIG
             )
             self._disks.plug_in(doing, vm, drive, _CONFIG_DRIVE, read_only=True)
         for at, nic in enumerate(spec.nics):
-            self._link.call(doing, "VIF.create", self._card(vm, nic, at))
+            self._link.call(doing, "VIF.create", card(vm, nic, self._network, at))
 
     def _size(self, doing: str, vm: str, memory_mib: int, cpus: int) -> None:
-        size = str(memory_mib * _MIB)
+        size = str(memory_mib * MIB)
         self._link.call(doing, "VM.set_memory_limits", vm, size, size, size, size)
         # The maximum is never below what the guest starts with.
         told = self._link.record("VM", vm)
@@ -223,30 +235,44 @@ class XenServerHypervisor(Hypervisor):
 
     def info(self, name: str) -> GuestInfo:
         """What its record says."""
-        told = self._link.record("VM", self._guest(name))
+        vm = self._guest(name)
+        told = self._link.record("VM", vm)
+        cards = [self._link.record("VIF", one) for one in told["VIFs"]]
         return GuestInfo(
-            state=_state(told),
-            memory_mib=int(told["memory_dynamic_max"]) // _MIB,
+            state=state(told),
+            memory_mib=int(told["memory_dynamic_max"]) // MIB,
             cpus=int(told["VCPUs_at_startup"]),
+            volumes=self._disks.volumes_of(vm),
+            macs=frozenset(str(one["MAC"]).lower() for one in cards),
         )
 
     def power_off(self, name: str) -> None:
         """Hard shutdown; a suspended guest's memory is thrown away."""
         vm = self._guest(name)
         if self._state_of(vm) is not GuestState.SHUTOFF:
-            self._link.run(f"power off {name}", "VM.hard_shutdown", vm, feature=Feature.TERMINATE)
+            self._halt(name, vm)
+
+    def _halt(self, name: str, vm: str) -> None:
+        self._link.run(f"power off {name}", "VM.hard_shutdown", vm, feature=Feature.TERMINATE)
 
     def delete(self, name: str) -> None:
-        """Destroy machine, snapshots and own disks; volumes stay."""
+        """Destroy machine, snapshots and own disks; volumes stay.
+
+        Raises:
+            CallerFault: It lacks our mark.
+        """
         check_name(name)
-        vm = self._find(name)
-        if not vm:
-            return
-        self.power_off(name)
-        record = self._link.record("VM", vm)
-        for snapshot in record["snapshots"]:
-            self._destroy(f"remove a snapshot of {name}", snapshot, all_disks=True)
-        self._destroy(f"remove {name}", vm, all_disks=False)
+        # A call that was made twice on the way may have left a second one.
+        for vm in self._all(name):
+            record = self._link.record("VM", vm)
+            if not is_ours(record):
+                raise CallerFault(f"{name} is not ours: it lacks our mark")
+            if state(record) is not GuestState.SHUTOFF:
+                self._halt(name, vm)
+            for snapshot in record["snapshots"]:
+                self._destroy(f"remove a snapshot of {name}", snapshot, all_disks=True)
+            self._destroy(f"remove {name}", vm, all_disks=False)
+        self._disks.sweep(name)
 
     def _destroy(self, doing: str, vm: str, *, all_disks: bool) -> None:
         disks = [disk for _, disk in self._disks.of(vm)]
@@ -256,17 +282,13 @@ class XenServerHypervisor(Hypervisor):
             self._link.run(doing, "VDI.destroy", disk)
 
     def console(self, name: str) -> Console:
-        """The guest's line, where the host offers one.
+        """There is none.
 
         Raises:
-            Unsupported: It offers none.
+            Unsupported: Always.
         """
-        consoles = self._link.record("VM", self._guest(name))["consoles"]
-        told = [self._link.record("console", one)["protocol"] for one in consoles]
-        raise Unsupported(
-            Feature.CONSOLE_SERIAL_INTERACTIVE,
-            f"the host offers {', '.join(told) or 'nothing'} for this guest, and no text line",
-        )
+        self._guest(name)
+        self.cannot(Feature.CONSOLE_SERIAL_INTERACTIVE)
 
     def start(self, name: str) -> None:
         """Start it on this host."""
@@ -309,20 +331,25 @@ class XenServerHypervisor(Hypervisor):
         self._link.run(f"resume {name}", "VM.resume_on", vm, *args, feature=Feature.RESUME)
 
     def snapshot(self, name: str, tag: str) -> None:
-        """Disks only: the guest goes on."""
+        """The guest's own disks; volumes are left out, and the guest goes on."""
         vm = self._guest(name)
-        self._link.run(f"snapshot {name}", "VM.snapshot", vm, tag, [], feature=Feature.SNAPSHOT)
+        left_out = [disk for _, disk in self._disks.of(vm) if not self._disks.is_own(disk)]
+        doing = f"snapshot {name}"
+        self._link.run(doing, "VM.snapshot", vm, tag, left_out, feature=Feature.SNAPSHOT)
 
     def revert(self, name: str, tag: str) -> None:
-        """Go back and start."""
+        """Go back and start; the disks are other ones then, and marked as the old ones were."""
+        vm, doing = self._guest(name), f"revert {name}"
         found = [
             one
-            for one in self._link.record("VM", self._guest(name))["snapshots"]
+            for one in self._link.record("VM", vm)["snapshots"]
             if self._link.record("VM", one)["name_label"] == tag
         ]
         if not found:
             raise CallerFault(f"{name} has no snapshot {tag}")
-        self._link.run(f"revert {name}", "VM.revert", found[0], feature=Feature.SNAPSHOT)
+        volumes = {disk for _, disk in self._disks.of(vm) if not self._disks.is_own(disk)}
+        self._link.run(doing, "VM.revert", found[0], feature=Feature.SNAPSHOT)
+        self._disks.own(doing, {disk for _, disk in self._disks.of(vm)} - volumes)
         self.start(name)
 
     def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
@@ -331,16 +358,20 @@ class XenServerHypervisor(Hypervisor):
             self._size(f"resize {name}", vm, memory_mib, cpus)
 
     def rebuild(self, name: str, image: GuestImage) -> None:
-        """Another disk in the place of the old one."""
+        """Another disk in the place of the old one, which goes once the new one is written."""
         self._need_disk(image)
+        kind = firmware(image)
         with self._off(name) as vm:
             doing = f"rebuild {name}"
+            made = self._disks.write(image, name)
             link, old = self._disks.root(name, vm)
             self._link.call(doing, "VBD.destroy", link)
+            self._disks.plug_in(doing, vm, made, "0", bootable=True)
             self._link.run(doing, "VDI.destroy", old)
-            self._disks.plug_in(
-                doing, vm, self._disks.write(image, f"{name} root"), "0", bootable=True
-            )
+            if image.properties:
+                params, platform = boot(kind)
+                self._link.call(doing, "VM.set_HVM_boot_params", vm, params)
+                self._link.call(doing, "VM.set_platform", vm, platform)
 
     def rescue(self, name: str, image: GuestImage) -> None:
         """The rescue image's disk goes before the guest's own."""
@@ -349,9 +380,9 @@ class XenServerHypervisor(Hypervisor):
             doing = f"rescue {name}"
             if _RESCUED in self._link.record("VM", vm)["other_config"]:
                 raise CallerFault(f"{name} is rescued already")
+            made = self._disks.write(image, name, RESCUE)
             link, own = self._disks.root(name, vm)
             self._link.call(doing, "VBD.destroy", link)
-            made = self._disks.write(image, f"{name} rescue")
             self._disks.plug_in(doing, vm, made, "0", bootable=True)
             self._disks.plug_in(doing, vm, own, self._disks.free_place(vm))
             self._link.call(doing, "VM.add_to_other_config", vm, _RESCUED, own)
@@ -381,7 +412,7 @@ class XenServerHypervisor(Hypervisor):
             self.cannot(Feature.ENCRYPTED_VOLUME)
         if name in self._disks.volumes():
             raise CallerFault(f"there is a volume {name} already")
-        ref = self._disks.make(name, size_mib * _MIB, own=False, shared=shared)
+        ref = self._disks.make(name, size_mib * MIB, own=False, shared=shared)
         return Volume(name=name, size_mib=size_mib, path=ref, format=DiskFormat.RAW, shared=shared)
 
     def delete_volume(self, volume: Volume) -> None:
@@ -390,21 +421,25 @@ class XenServerHypervisor(Hypervisor):
         if ref:
             self._link.run(f"remove {volume.name}", "VDI.destroy", ref)
 
+    def volume_bytes(self, volume: Volume, count: int) -> bytes:
+        """What the pool exports."""
+        ref = self._disks.volumes().get(volume.name)
+        if not ref:
+            raise CallerFault(f"there is no volume {volume.name}", hint="look at the inventory")
+        return self._link.first_bytes(ref, count)
+
     def attach_volume(self, name: str, volume: Volume, *, tag: str = "") -> None:
         """At the next free place, plugged into the running guest."""
         if tag:
             self.cannot(Feature.ATTACH_TAGGED_VOLUME)
+        if volume.source:
+            self.cannot(Feature.STORAGE_BLOCK_BACKEND_ISCSI)
         vm, doing = self._guest(name), f"attach {volume.name} to {name}"
         if any(disk == volume.path for _, disk in self._disks.of(vm)):
             raise CallerFault(f"{volume.name} is attached to {name} already")
         link = self._disks.plug_in(doing, vm, volume.path, self._disks.free_place(vm))
         if self._state_of(vm) is GuestState.RUNNING:
-            try:
-                self._link.run(doing, "VBD.plug", link, feature=Feature.ATTACH_VOLUME)
-            except BaseException:
-                with suppress(HypervouchError):
-                    self._link.call(doing, "VBD.destroy", link)
-                raise
+            self._plugged(doing, "VBD", link, Feature.ATTACH_VOLUME)
 
     def detach_volume(self, name: str, volume: Volume) -> None:
         """Unplugged, then forgotten."""
@@ -419,16 +454,31 @@ class XenServerHypervisor(Hypervisor):
 
     def attach_interface(self, name: str, nic: Nic) -> None:
         """Plugged into the running guest."""
-        if nic.tag:
-            self.cannot(Feature.ATTACH_TAGGED_INTERFACE)
+        for asked, feature in (
+            (bool(nic.tag), Feature.ATTACH_TAGGED_INTERFACE),
+            (bool(nic.network), Feature.NETWORKING_TOPOLOGY_FLAT),
+            (nic.rules is not None, Feature.NETWORKING_SECURITYGROUPS),
+        ):
+            if asked:
+                self.cannot(feature)
         vm, doing = self._guest(name), f"attach {nic.mac} to {name}"
-        taken = {
-            self._link.record("VIF", one)["device"] for one in self._link.record("VM", vm)["VIFs"]
-        }
-        place = next(at for at in range(PLACES) if str(at) not in taken)
-        card = self._link.call(doing, "VIF.create", self._card(vm, nic, place))
+        cards = self._link.record("VM", vm)["VIFs"]
+        taken = {self._link.record("VIF", one)["device"] for one in cards}
+        place = next((at for at in range(CARDS) if str(at) not in taken), -1)
+        if place < 0:
+            raise CallerFault(f"{name} has {CARDS} cards, no more are possible")
+        made = self._link.call(doing, "VIF.create", card(vm, nic, self._network, place))
         if self._state_of(vm) is GuestState.RUNNING:
-            self._link.run(doing, "VIF.plug", card, feature=Feature.ATTACH_INTERFACE)
+            self._plugged(doing, "VIF", made, Feature.ATTACH_INTERFACE)
+
+    def _plugged(self, doing: str, kind: str, made: str, feature: Feature) -> None:
+        """Plug a device in; one that cannot be does not stay."""
+        try:
+            self._link.run(doing, f"{kind}.plug", made, feature=feature)
+        except BaseException:
+            with suppress(HypervouchError):
+                self._link.call(doing, f"{kind}.destroy", made)
+            raise
 
     def detach_interface(self, name: str, nic: Nic) -> None:
         """By its address."""
@@ -445,29 +495,39 @@ class XenServerHypervisor(Hypervisor):
 
     def live_migrate(self, name: str, to: Hypervisor, *, block: bool = False) -> None:
         """To another member of the pool, which has the same storage."""
-        if not isinstance(to, XenServerHypervisor) or block:
+        if block:
             raise Unsupported(
                 Feature.LIVE_MIGRATE,
                 "this adapter moves guests between members of one pool, which share their disks",
             )
-        vm = self._guest(name)
-        self._link.run(
-            f"move {name}",
-            "VM.pool_migrate",
-            vm,
-            to.member,
-            {"live": "true"},
-            feature=Feature.LIVE_MIGRATE,
-        )
+        there, vm, doing = self._other(to), self._guest(name), f"move {name}"
+        args = (there, {"live": "true"})
+        self._link.run(doing, "VM.pool_migrate", vm, *args, feature=Feature.LIVE_MIGRATE)
+        self._link.call(doing, "VM.set_affinity", vm, there)
+
+    def _other(self, to: Hypervisor) -> str:
+        """Another member of this pool.
+
+        Raises:
+            CallerFault: It is none.
+        """
+        is_one = isinstance(to, XenServerHypervisor) and to.pool == self.pool
+        if not isinstance(to, XenServerHypervisor) or not is_one:
+            raise CallerFault("guests move to other members of one pool", hint="use ?host=NAME")
+        if to.member == self.member:
+            raise CallerFault("that is the host that the guest is on")
+        return to.member
 
     def evacuate(self, name: str, to: Hypervisor) -> None:
-        """Forget that it ran here, and start it there."""
-        if not isinstance(to, XenServerHypervisor):
-            raise CallerFault("a guest is evacuated to another member of the pool")
-        vm, doing = self._guest(name), f"evacuate {name}"
-        self._link.call(doing, "VM.power_state_reset", vm, feature=Feature.EVACUATE)
-        args = (to.member, False, False)
+        """Start it there; a member that still answers ends it first, for its disks' sake."""
+        there, vm, doing = self._other(to), self._guest(name), f"evacuate {name}"
+        if self._metrics()["live"]:
+            self.power_off(name)
+        else:
+            self._link.call(doing, "VM.power_state_reset", vm, feature=Feature.EVACUATE)
+        args = (there, False, False)
         self._link.run(doing, "VM.start_on", vm, *args, feature=Feature.EVACUATE)
+        self._link.call(doing, "VM.set_affinity", vm, there)
 
     def maintenance(self, *, on: bool) -> None:
         """No new guests, and those it has go to other members; or that ends."""
@@ -476,7 +536,17 @@ class XenServerHypervisor(Hypervisor):
             self._link.call(doing, "host.enable", self._host, feature=Feature.MAINTENANCE_MODE)
             return
         self._link.call(doing, "host.disable", self._host, feature=Feature.MAINTENANCE_MODE)
-        self._link.run(doing, "host.evacuate", self._host, feature=Feature.MAINTENANCE_MODE)
+        try:
+            self._link.run(doing, "host.evacuate", self._host, feature=Feature.MAINTENANCE_MODE)
+        except BaseException:
+            with suppress(HypervouchError):
+                self._link.call(doing, "host.enable", self._host)
+            raise
+
+    @property
+    def pool(self) -> str:
+        """The pool's uuid."""
+        return self._pool
 
     @property
     def member(self) -> str:
@@ -500,10 +570,12 @@ class XenServerHypervisor(Hypervisor):
             )
         return str(found[0])
 
-    def _find(self, name: str) -> str:
+    def _all(self, name: str) -> list[str]:
         found = self._link.call(f"look for {name}", "VM.get_by_name_label", name)
-        guests = [ref for ref in found if _is_guest(self._link.record("VM", ref))]
-        return str(guests[0]) if guests else ""
+        return [str(ref) for ref in found if is_guest(self._link.record("VM", ref))]
+
+    def _find(self, name: str) -> str:
+        return next(iter(self._all(name)), "")
 
     def _guest(self, name: str) -> str:
         found = self._find(name)
@@ -512,7 +584,7 @@ class XenServerHypervisor(Hypervisor):
         return found
 
     def _state_of(self, vm: str) -> GuestState:
-        return _state(self._link.record("VM", vm))
+        return state(self._link.record("VM", vm))
 
     @contextmanager
     def _off(self, name: str) -> Iterator[str]:
@@ -521,23 +593,3 @@ class XenServerHypervisor(Hypervisor):
         self.power_off(name)
         yield vm
         self.start(name)
-
-    def _card(self, vm: str, nic: Nic, place: int) -> Record:
-        return {
-            "VM": vm,
-            "network": self._network,
-            "device": str(place),
-            "MAC": nic.mac,
-            "MTU": "1500",
-            "other_config": {},
-            **QOS,
-        }
-
-
-def _state(told: Record) -> GuestState:
-    return _STATES.get(told["power_state"], GuestState.CRASHED)
-
-
-def _is_guest(told: Record) -> bool:
-    kinds = ("is_a_template", "is_a_snapshot", "is_control_domain")
-    return not any(told[kind] for kind in kinds)

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks of a XenServer pool's storage: guests' own, volumes, and their links to guests."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from ci.errors import HypervouchError
 from nodes.hypervisors import libvirt_files as files
 from nodes.hypervisors.base import PREFIX, GuestImage
 from nodes.hypervisors.faults import CallerFault, NodeFault
@@ -11,6 +14,7 @@ from nodes.hypervisors.xenserver_link import NULL, Record, XapiLink
 
 MARK = {"hypervouch": "hypervouch"}
 OWN = "hypervouch-own"  # goes with its guest
+ROOT, CONFIG, RESCUE = WHATS = ("root", "config", "rescue")
 PLACES = 16
 QOS: Record = {"qos_algorithm_type": "", "qos_algorithm_params": {}}
 _MIB = 1 << 20
@@ -45,6 +49,18 @@ class Disks:
                 return link, disk
         raise NodeFault(f"{name} has no disk to boot", hint="delete it")
 
+    def is_own(self, disk: str) -> bool:
+        """Whether a disk goes with its guest."""
+        return OWN in self._link.record("VDI", disk)["other_config"]
+
+    def own(self, doing: str, disks: Iterable[str]) -> None:
+        """Mark disks as a guest's own, where they are not."""
+        for disk in disks:
+            told = self._link.record("VDI", disk)["other_config"]
+            for key, value in (MARK | {OWN: "1"}).items():
+                if key not in told:
+                    self._link.call(doing, "VDI.add_to_other_config", disk, key, value)
+
     def free_place(self, vm: str) -> str:
         """The first free place on a guest's bus.
 
@@ -62,11 +78,17 @@ class Disks:
 
     def volumes(self) -> dict[str, str]:
         """Volumes that are not a guest's own, by name."""
-        return {
-            str(told["name_label"]): ref
-            for ref, told in self._link.records("VDI").items()
-            if told["SR"] == self.storage and is_ours(told) and OWN not in told["other_config"]
-        }
+        told = self._link.records("VDI")
+        return {str(one["name_label"]): ref for ref, one in told.items() if self._is_volume(one)}
+
+    def volumes_of(self, vm: str) -> frozenset[str]:
+        """Names of those that a guest has."""
+        told = [self._link.record("VDI", disk) for _, disk in self.of(vm)]
+        return frozenset(str(one["name_label"]) for one in told if self._is_volume(one))
+
+    def _is_volume(self, told: Record) -> bool:
+        ours = is_ours(told) and OWN not in told["other_config"]
+        return ours and told["SR"] == self.storage and not told["is_a_snapshot"]
 
     def make(self, name: str, size: int, *, own: bool, shared: bool = False) -> str:
         """An empty disk of `size` bytes; `own` where it goes with its guest."""
@@ -82,23 +104,46 @@ class Disks:
         }
         return self._link.run(f"make {name}", "VDI.create", record)
 
-    def write(self, image: GuestImage, name: str) -> str:
+    def write(self, image: GuestImage, guest: str, what: str = ROOT) -> str:
         """A guest's own disk with an image's content."""
         with files.as_raw(image) as raw:
-            return self.write_file(raw, name)
+            return self._write_file(raw, f"{guest} {what}")
 
-    def write_bytes(self, content: bytes, name: str) -> str:
+    def write_bytes(self, content: bytes, guest: str, what: str) -> str:
         """A guest's own disk with that content."""
         with NamedTemporaryFile(prefix="hv-config-") as file:
             file.write(content)
             file.flush()
-            return self.write_file(Path(file.name), name)
+            return self._write_file(Path(file.name), f"{guest} {what}")
 
-    def write_file(self, path: Path, name: str) -> str:
-        """A guest's own disk with a raw file's content."""
+    def _write_file(self, path: Path, name: str) -> str:
+        """A raw file's content; a disk that is not filled does not stay."""
         disk = self.make(name, -(-path.stat().st_size // _MIB) * _MIB, own=True)
-        self._link.upload(path, disk)
+        try:
+            self._link.upload(path, disk)
+        except BaseException:
+            with suppress(HypervouchError):
+                self._link.run(f"remove {name}", "VDI.destroy", disk)
+            raise
         return disk
+
+    def sweep(self, guest: str) -> None:
+        """Remove a guest's own disks that no guest has: something broke before they were linked."""
+        for what in WHATS:
+            name = f"{guest} {what}"
+            found = self._link.call(f"look for {name}", "VDI.get_by_name_label", name)
+            for ref in found:
+                if self._is_left(self._link.record("VDI", ref)):
+                    self._link.run(f"remove {name}", "VDI.destroy", ref)
+
+    def left(self) -> dict[str, str]:
+        """The names of all such disks, by their references."""
+        told = self._link.records("VDI")
+        return {ref: str(one["name_label"]) for ref, one in told.items() if self._is_left(one)}
+
+    def _is_left(self, told: Record) -> bool:
+        own = is_ours(told) and OWN in told["other_config"]
+        return own and told["SR"] == self.storage and not told["VBDs"]
 
     def plug_in(
         self,

@@ -8,6 +8,8 @@ Source: the XenAPI reference of XCP-ng 8.3, error codes of class `api_errors`.
 """
 
 import http.client
+import select
+import socket
 import ssl
 import threading
 import time
@@ -33,7 +35,11 @@ NULL = "OpaqueRef:NULL"
 Record = dict[str, Any]
 _VERSION, _ORIGIN = "1.0", "hypervouch"
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.5
+_ENOUGH = 1 << 16
+_BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _AGAIN = "try again in a moment"
+_GOES_ON = frozenset({"pending", "cancelling"})
+_NO_SESSION = "valid session"  # what the SDK says after it logged in anew three times
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,16 @@ class XapiLink:
         self.timeout_s = access.timeout_s
         self._context = certificates.context(access)
         self._lock = threading.Lock()
-        transport = _Transport(self._context, access.timeout_s)
+        self._transport = _Transport(self._context, access.timeout_s)
         place = f"https://{_bracketed(where.host)}:{where.port}"
-        self._session: Any = XenAPI.Session(place, transport=transport)
-        with self._lock, translated(f"log in to {where.host} as {where.user}"):
-            self._session.login_with_password(where.user, access.password, _VERSION, _ORIGIN)
+        self._session: Any = XenAPI.Session(place, transport=self._transport)
+        given = (where.user, access.password, _VERSION, _ORIGIN)
+        try:
+            with self._lock, translated(f"log in to {where.host} as {where.user}"):
+                _asked(self._session, "login_with_password", given)
+        except BaseException:
+            self._transport.close()
+            raise
 
     @property
     def reference(self) -> str:
@@ -149,6 +160,7 @@ class XapiLink:
         """Log out; never raises."""
         with self._lock, suppress(Exception):
             self._session.logout()
+        self._transport.close()
 
     def call(self, doing: str, method: str, *args: Any, feature: Feature | None = None) -> Any:
         """Make one call that answers at once.
@@ -158,15 +170,20 @@ class XapiLink:
             Unsupported: It cannot do that, and `feature` was given.
         """
         with self._lock, translated(doing, feature):
-            return self._session.xenapi_request(method, args)
+            return _asked(self._session, method, args)
 
     def records(self, kind: str) -> dict[str, Record]:
         """All records of a class by their references."""
-        return dict(self.call(f"list each {kind}", f"{kind}.get_all_records"))
+        doing = f"list each {kind}"
+        with translated(doing):
+            told = _mapping(self.call(doing, f"{kind}.get_all_records"))
+            return {ref: _mapping(one) for ref, one in told.items()}
 
     def record(self, kind: str, ref: str) -> Record:
         """One record."""
-        return dict(self.call(f"read a {kind}", f"{kind}.get_record", ref))
+        doing = f"read a {kind}"
+        with translated(doing):
+            return _mapping(self.call(doing, f"{kind}.get_record", ref))
 
     def run(self, doing: str, method: str, *args: Any, feature: Feature | None = None) -> str:
         """Start a task, wait for it, and give its result.
@@ -177,8 +194,14 @@ class XapiLink:
             Unsupported: It cannot do that, and `feature` was given.
         """
         task = self.call(doing, f"Async.{method}", *args, feature=feature)
-        try:
+        with self._forgotten(task):
             return self._await(doing, task, feature)
+
+    @contextmanager
+    def _forgotten(self, task: str) -> Iterator[None]:
+        """A task that is removed afterwards; one that goes on is removed by the pool."""
+        try:
+            yield
         finally:
             with suppress(HypervouchError):
                 self.call("forget a task", "task.destroy", task)
@@ -186,11 +209,12 @@ class XapiLink:
     def _await(self, doing: str, task: str, feature: Feature | None) -> str:
         deadline, pause = time.monotonic() + self.timeout_s, _FIRST_LOOK_S
         while True:
-            told = self.call(doing, "task.get_record", task)
-            if told["status"] == "success":
+            told = self.record("task", task)
+            status = str(told.get("status", ""))
+            if status == "success":
                 return str(told["result"]).removeprefix("<value>").removesuffix("</value>")
-            if told["status"] != "pending":
-                raise fault(XenAPI.Failure(told["error_info"] or ["?"]), doing, feature)
+            if status not in _GOES_ON:
+                raise fault(XenAPI.Failure(told.get("error_info") or [status]), doing, feature)
             if time.monotonic() >= deadline:
                 with suppress(HypervouchError):
                     self.call("stop a task", "task.cancel", task)
@@ -205,38 +229,121 @@ class XapiLink:
     def upload(self, disk: Path, vdi: str) -> None:
         """Fill a virtual disk with a raw image, byte by byte.
 
+        The answer comes before the bytes are written: a task of ours tells how that ended.
+
         Raises:
             NodeUnavailable: It was not taken.
         """
         doing = f"write {disk.name}"
-        query = urlencode({"session_id": self.reference, "vdi": vdi, "format": "raw"})
-        with translated(doing), disk.open("rb") as file:
-            connection = http.client.HTTPSConnection(
-                self.where.host, self.where.port, context=self._context, timeout=self.timeout_s
-            )
-            try:
-                size = {"Content-Length": str(disk.stat().st_size)}
-                connection.request("PUT", f"/import_raw_vdi?{query}", body=file, headers=size)
-                answer = connection.getresponse()
-                answer.read()
-            finally:
-                connection.close()
-        if answer.status != http.HTTPStatus.OK:
-            raise NodeFault(f"cannot {doing}: HTTP {answer.status} {answer.reason}")
+        task = str(self.call(doing, "task.create", f"{_ORIGIN}: {doing}", ""))
+        with self._forgotten(task):
+            size = {"Content-Length": str(disk.stat().st_size)}
+            with translated(doing), disk.open("rb") as file:
+                place = self._place("/import_raw_vdi", vdi, task_id=task)
+                with self._http(doing, "PUT", place, file, size) as answer:
+                    answer.read(_ENOUGH)
+            self._await(doing, task, None)
+
+    def first_bytes(self, vdi: str, count: int) -> bytes:
+        """The first bytes of a virtual disk; the connection is dropped after them.
+
+        Raises:
+            NodeUnavailable: They are not to be had.
+        """
+        doing = "read a disk"
+        place = self._place("/export_raw_vdi", vdi)
+        with translated(doing), self._http(doing, "GET", place, None, {}) as answer:
+            return answer.read(count)
+
+    def _place(self, path: str, vdi: str, **more: str) -> str:
+        told = {"session_id": self.reference, "vdi": vdi, "format": "raw", **more}
+        return f"{path}?{urlencode(told)}"
+
+    @contextmanager
+    def _http(
+        self, doing: str, method: str, place: str, body: Any, headers: dict[str, str]
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A request of its own connection, certificate and all; its answer.
+
+        Raises:
+            xmlrpc.client.ProtocolError: It is no success.
+        """
+        connection = http.client.HTTPSConnection(
+            self.where.host, self.where.port, context=self._context, timeout=self.timeout_s
+        )
+        try:
+            connection.request(method, place, body=body, headers=headers)
+            answer = connection.getresponse()
+            if answer.status != http.HTTPStatus.OK:
+                raise xmlrpc.client.ProtocolError(doing, answer.status, answer.reason, {})
+            yield answer
+        finally:
+            connection.close()
+
+
+def _asked(session: Any, method: str, args: tuple[Any, ...]) -> Any:
+    """What the SDK gives; it stumbles over answers that are XML-RPC and no XenAPI.
+
+    Raises:
+        xmlrpc.client.ResponseError: It did.
+    """
+    try:
+        return session.xenapi_request(method, args)
+    except (TypeError, ValueError, LookupError) as error:
+        if isinstance(error, OSError):  # a wrong certificate is a ValueError too
+            raise
+        raise xmlrpc.client.ResponseError(f"{type(error).__name__}: {error}") from error
+
+
+class _Told(dict[str, Any]):
+    """A record; what is not in it is the fault of who sent it."""
+
+    def __missing__(self, key: str) -> Any:
+        raise NodeFault(f"a record lacks {key}", hint="is it a XenServer, and which version?")
+
+
+def _mapping(told: Any) -> Record:
+    """An answer that has to be a record.
+
+    Raises:
+        xmlrpc.client.ResponseError: It is something else.
+    """
+    if not isinstance(told, dict):
+        raise xmlrpc.client.ResponseError(f"a record was expected, not {type(told).__name__}")
+    return _Told(told)
 
 
 class _Transport(xmlrpc.client.SafeTransport):
-    """TLS as we want it, and an end to waiting."""
+    """TLS as we want it, an end to waiting, and each call sent once.
+
+    The library's own would send a call again on a connection that broke: it may have been done.
+    """
 
     def __init__(self, context: ssl.SSLContext, timeout_s: float) -> None:
         super().__init__(context=context)
         self._timeout_s = timeout_s
 
+    def request(self, *args: Any, **named: Any) -> Any:
+        """One call."""
+        return self.single_request(*args, **named)
+
     def make_connection(self, host: Any) -> http.client.HTTPSConnection:
-        """The kept connection, or another one."""
+        """The kept connection, unless the other side has ended it, or another one."""
+        kept = self._connection[1]
+        if kept is not None and _is_over(kept.sock):
+            self.close()
         made = super().make_connection(host)
         made.timeout = self._timeout_s
         return made
+
+
+def _is_over(kept: socket.socket | None) -> bool:
+    """Whether a connection that waits for nothing has something to tell: that it ended."""
+    if kept is None:
+        return False
+    poll = select.poll()
+    poll.register(kept, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def fault(
@@ -245,7 +352,7 @@ def fault(
     """Our error for one of the pool's, or of the way there."""
     if not isinstance(error, XenAPI.Failure):
         return _on_the_way(error, doing)
-    details = [str(part) for part in error.details]
+    details = [str(part) for part in error.details] or ["no reason"]
     words = " ".join(" ".join(details).split())
     what = BY_CODE.get(details[0], Meaning(NodeFault, "look into xensource.log on that host"))
     if what.fault is Unsupported:
@@ -262,11 +369,10 @@ def fault(
 
 def _on_the_way(error: Exception, doing: str) -> HypervouchError:
     """TLS, TCP, HTTP, and answers that are no XenServer's."""
-    if isinstance(error, ssl.SSLError):
-        return NodeFault(
-            f"cannot {doing}: its certificate is not the one that was expected: {error}",
-            hint="set a ca-file, or pin it: certificate = its SHA-256",
-        )
+    if isinstance(error, ssl.SSLError) and not isinstance(error, _BROKEN_OFF):
+        return _no_tls(error, doing)
+    if isinstance(error, xmlrpc.client.Fault) and _NO_SESSION in error.faultString:
+        return TransientFault(f"cannot {doing}: {error.faultString}", hint=_AGAIN, retryable=True)
     if isinstance(error, (ExpatError, xmlrpc.client.ResponseError, xmlrpc.client.Fault)):
         return NodeFault(f"cannot {doing}: its answer is no XenAPI: {error}", hint="is it one?")
     if isinstance(error, xmlrpc.client.ProtocolError):
@@ -276,6 +382,16 @@ def _on_the_way(error: Exception, doing: str) -> HypervouchError:
         return TransientFault(text, hint=_AGAIN, retryable=True)
     text = " ".join(str(error).split()) or type(error).__name__
     return TransientFault(f"cannot {doing}: {text}", hint="look whether it runs", retryable=True)
+
+
+def _no_tls(error: ssl.SSLError, doing: str) -> NodeFault:
+    words = " ".join(one for one in error.args if isinstance(one, str))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return NodeFault(
+            f"cannot {doing}: its certificate is not the one that was expected: {words}",
+            hint="set a ca-file, or pin it: certificate = its SHA-256",
+        )
+    return NodeFault(f"cannot {doing}: no TLS that we speak: {words}", hint="is it that port?")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from ci.model.feature import Feature
 _NO_TAGS = "its guests have no metadata service, and the config drive is not made anew"
 _NO_AGENT = "it takes XenServer's agent in the guest, which ours does not run"
 _NO_SCREEN = "it has VNC only"
+_NO_LINE = "its HVM guests have a screen and no text line"
 _NO_TARGETS = "targets belong to its storage repositories, which the operator makes"
 _NO_NETWORKS = "networks belong to the operator, this adapter makes none"
 _DISK = "guests boot a disk of a storage repository; nothing here opens it"
@@ -32,7 +33,9 @@ MISSING: Mapping[Feature, str] = {
     Feature.GUEST_SETUP_INJECT_NETWORKING: _DISK,
     Feature.CONSOLE_RDP: _NO_SCREEN,
     Feature.CONSOLE_SPICE: _NO_SCREEN,
-    Feature.CONSOLE_SERIAL_LOG: "its API gives the line and keeps no log of it",
+    Feature.CONSOLE_VNC: "its VNC goes through the host's HTTPS port: no call in this adapter",
+    Feature.CONSOLE_SERIAL_INTERACTIVE: _NO_LINE,
+    Feature.CONSOLE_SERIAL_LOG: _NO_LINE,
     Feature.STORAGE_BLOCK_BACKEND_FIBRECHANNEL: _NO_TARGETS,
     Feature.STORAGE_BLOCK_BACKEND_ISCSI: _NO_TARGETS,
     Feature.STORAGE_BLOCK_BACKEND_ISCSI_AUTH_CHAP: _NO_TARGETS,

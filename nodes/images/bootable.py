@@ -25,6 +25,7 @@ from nodes.images.packages import PackageSource
 # The agent is on the first serial line. The second, where a log is kept, gets the kernel's words
 # as an early console that stays: of two ordinary ones, Linux takes only the first.
 ARGUMENTS = "earlycon=uart8250,io,0x2f8,115200 keep_bootcon console=tty0 console=ttyS0,115200"
+FIRMWARE, UEFI = "hw_firmware_type", "uefi"  # Glance's property of such an image
 _TOOLS = {
     "objcopy": "binutils",
     "mformat": "mtools",
@@ -60,7 +61,7 @@ def bootable(
     arguments: str = "",
     progress: Progress | None = None,
 ) -> GuestImage:
-    """The same guest with a raw disk besides; found in the cache or built.
+    """The same guest with a raw disk besides, marked as booting by UEFI; cached or built.
 
     Args:
         image: With kernel and initial RAM disk, as `nodes.images.tiny` gives it.
@@ -89,7 +90,8 @@ def bootable(
         with locked(cache / "images" / ".bootable.lock", lambda: say("waiting for a builder")):
             if not disk.is_file():
                 _build(image, line, disk, cache, say)
-    return replace(image, disk=disk, disk_format=DiskFormat.RAW)
+    told = {**image.properties, FIRMWARE: UEFI}
+    return replace(image, disk=disk, disk_format=DiskFormat.RAW, properties=told)
 
 
 def _build(image: GuestImage, line: str, disk: Path, cache: Path, say: Progress) -> None:

@@ -43,11 +43,13 @@ class Program:
         argv: Its command line.
         env: On top of ours.
         password_as: Name of the variable that takes the password.
+        start_s: Seconds until it has to serve.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     password_as: str = "STAND_IN_PASSWORD"  # noqa: S105 - a variable's name
+    start_s: float = START_S
 
 
 class ApiHost:
@@ -129,7 +131,7 @@ class ApiHost:
         with (self.folder / "log").open("wb") as log:
             process = proc.spawn([*before, *program.argv], stdout=log, env=env, cwd=self.folder)
         try:
-            for _ in proc.wait_until(time.monotonic() + START_S, every_s=0.05):
+            for _ in proc.wait_until(time.monotonic() + program.start_s, every_s=0.05):
                 if self._said():
                     return process
                 if process.poll() is not None:

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from ci import proc
 from ci.errors import ConfigError
@@ -24,10 +23,12 @@ from nodes.images import build as images
 from nodes.images.build import Progress
 from nodes.images.tiny import tiny
 from nodes.lab import engines, libvirt_host, nested_image
+from nodes.lab.apis import ApiHost
 from nodes.lab.libvirt_host import LibvirtHost
 from nodes.lab.nested import HOST, NestedNode
 from nodes.lab.nested_ready import has_wires, qemu_version
 from nodes.lab.personas import PERSONAS, Neighbour
+from nodes.lab.stand_ins import STAND_INS, StandIn
 
 STOP_S = 60.0
 ADDRESSES = ("10.78.0.1", "10.78.0.2")
@@ -53,6 +54,9 @@ class Reach:
         key_file: Private key for it.
         known_hosts: File with its pinned host key.
         facts: Versions, and how it was started.
+        password_file: File with the password, where it is an API of its own.
+        ca_file: Certificates that sign that API's own.
+        real_guests: Whether guests run behind it although it stands in.
         seconds: For each of `urls` that of another host like it, where one is up.
     """
 
@@ -61,6 +65,9 @@ class Reach:
     port: int = 0
     key_file: Path | None = None
     known_hosts: Path | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    real_guests: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     seconds: tuple[str, ...] = ()
 
@@ -75,11 +82,13 @@ class LabNode(ABC):
         pairs: Whether two of them are two hosts to each other, and guests go from one to the other.
         hypervisor: Whether there is one on it.
         second_of: The node beside which it is the second one; empty for most.
+        stands_in: Whether it only stands in for a hypervisor; such a one comes up when it is named.
     """
 
-    root: ClassVar[bool] = False
+    root: bool = False
     pairs: bool = False
     second_of: str = ""
+    stands_in: bool = False
 
     def __init__(self, name: str, title: str, *, hypervisor: bool = True) -> None:
         self.name = name
@@ -228,6 +237,48 @@ class UmlNode(LabNode):
         return Reach(urls=("uml:///",), grade=Grade.BARE) if up else None
 
 
+class ApiNode(LabNode):
+    """What stands in for a hypervisor with an API of its own: a process on loopback."""
+
+    stands_in = True
+
+    def __init__(self, kind: StandIn) -> None:
+        """A node of this kind."""
+        super().__init__(kind.name, kind.title)
+        self._kind = kind
+        self.root = kind.root
+
+    def lacks(self) -> tuple[str, ...]:
+        """Its packages."""
+        return self._kind.lacks()
+
+    def build(self, say: Progress) -> None:
+        """The program itself; there is no guest to be made."""
+        self._kind.build(say)
+
+    def up(self, folder: Path, say: Progress) -> None:
+        """Start its process."""
+        self._kind.start(ApiHost(folder), say)
+
+    def down(self, folder: Path) -> None:
+        """End it."""
+        self._kind.stop(ApiHost(folder))
+
+    def reach(self, folder: Path) -> Reach | None:
+        """By its URL, with the password and the certificate of its folder."""
+        host = ApiHost(folder)
+        if not host.is_running():
+            return None
+        return Reach(
+            urls=(self._kind.url(host),),
+            grade=self._kind.grade,
+            password_file=host.password_file,
+            ca_file=host.ca_file,
+            seconds=(second,) if (second := self._kind.second(host)) else (),
+            real_guests=self._kind.real_guests,
+        )
+
+
 class Nested(LabNode):
     """A hypervisor inside a QEMU guest, alone or as one of two with a wire between them."""
 
@@ -335,6 +386,7 @@ LAB: dict[str, LabNode] = {
         Nested("kvm2", second_of="kvm"),
         Nested("lxc-v2", kind="lxc"),
         Nested("plain"),
+        *map(ApiNode, STAND_INS),
     )
 }
 
@@ -347,12 +399,13 @@ def default_state() -> Path:
 
 
 def chosen(names: Iterable[str]) -> tuple[LabNode, ...]:
-    """Nodes by name, each once; all where no name is given.
+    """Nodes by name, each once; all that are real where no name is given.
 
     Raises:
         ConfigError: A name is unknown.
     """
-    wanted = tuple(dict.fromkeys(names)) or tuple(LAB)
+    real = tuple(name for name, node in LAB.items() if not node.stands_in)
+    wanted = tuple(dict.fromkeys(names)) or real
     for name in wanted:
         if name not in LAB:
             raise ConfigError(f"there is no lab node {name}", hint=f"use {', '.join(LAB)}")

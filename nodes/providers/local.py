@@ -6,14 +6,15 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint, Transport
-from ci.model.result import Grade
+from nodes.providers import api_login
+from nodes.providers.api_login import ApiLogin
 
 
-class LocalOptions(BaseModel):
+class LocalOptions(ApiLogin):
     """What the configuration may say of a `local` provider.
 
     Attributes:
@@ -24,18 +25,10 @@ class LocalOptions(BaseModel):
         grade: How real that hypervisor is; `none` until the operator says so.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
-
     name: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")
     label: str = "local"
     slots: int = Field(default=1, ge=1, le=64)
     hypervisor: str = "qemu:///tcg"
-    grade: Grade = Grade.NONE
 
 
 class LocalProvider:
@@ -73,7 +66,12 @@ class LocalProvider:
         return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
-        """Nothing to make ready."""
+        """Look at what logging in to an API needs.
+
+        Raises:
+            ConfigError: It is not there.
+        """
+        api_login.check(self.name, self._options)
 
     def start(self, node: str, holder: str) -> Endpoint:
         """An empty directory for a slot.
@@ -97,12 +95,14 @@ class LocalProvider:
             workdir=str(folder / "work"),
             hypervisor=self._options.hypervisor,
             grade=self._options.grade,
+            **api_login.login(self._options, node, self._state),
             facts={"kernel": platform.release(), "python3": platform.python_version()},
         )
 
     def stop(self, node: str) -> None:
         """Remove the slot's directory; its runner has ended the processes. Repeatable."""
         shutil.rmtree(self._state / node, ignore_errors=True)
+        api_login.forget(node, self._state)
 
     def leaked(self, held: frozenset[str]) -> tuple[str, ...]:
         """Slots not in `held` whose directory was left."""

@@ -5,16 +5,17 @@ import socket
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ci.errors import ConfigError, NodeUnavailable
 from ci.model.node import Endpoint, Transport
-from ci.model.result import Grade
+from nodes.providers import api_login
+from nodes.providers.api_login import ApiLogin
 
 CONNECT_S = 10.0
 
 
-class StaticOptions(BaseModel):
+class StaticOptions(ApiLogin):
     """What the configuration may say of a `static` provider.
 
     Attributes:
@@ -31,13 +32,6 @@ class StaticOptions(BaseModel):
         grade: How real that hypervisor is; `none` until the operator says so.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
-
     name: str = Field(default="static", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")
     label: str = "static"
     slots: int = Field(default=1, ge=1, le=64)
@@ -48,7 +42,6 @@ class StaticOptions(BaseModel):
     known_hosts: Path
     workdir: str = Field(default="/tmp/hypervouch", pattern=r"^/[^/\x00]+/[^\x00]+$")  # noqa: S108
     hypervisor: str = ""
-    grade: Grade = Grade.NONE
 
 
 class StaticProvider:
@@ -57,7 +50,7 @@ class StaticProvider:
     Options: ClassVar[type[BaseModel]] = StaticOptions
 
     def __init__(self, options: StaticOptions, state_dir: Path) -> None:
-        """Nothing is contacted; nothing is kept below `state_dir`."""
+        """Nothing is contacted; `state_dir` is for the password of an API, while a node is used."""
         self._options = options
         self._state = state_dir
 
@@ -84,9 +77,10 @@ class StaticProvider:
         """Look at the files that logging in needs; repeatable.
 
         Raises:
-            ConfigError: The key or the pinned host key is not there.
+            ConfigError: The key, the pinned host key, or what logs in to an API is not there.
         """
         options = self._options
+        api_login.check(self.name, options)
         for key, path in (("key-file", options.key_file), ("known-hosts", options.known_hosts)):
             if not path.is_file():
                 pin = f"ssh-keyscan -p {options.port} {options.host} > {path}"
@@ -121,10 +115,12 @@ class StaticProvider:
             workdir=workdir,
             hypervisor=options.hypervisor,
             grade=options.grade,
+            **api_login.login(options, node, self._state),
         )
 
     def stop(self, node: str) -> None:
-        """The machine stays."""
+        """The machine stays; what logs in to its hypervisor goes."""
+        api_login.forget(node, self._state)
 
     def leaked(self, held: frozenset[str]) -> tuple[str, ...]:  # noqa: ARG002
         """Nothing: it makes nothing."""

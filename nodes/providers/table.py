@@ -17,6 +17,7 @@ GROUP = "hypervouch.providers"
 BUILT_IN = {
     "qemu": "nodes.providers.qemu:QemuProvider",
     "static": "nodes.providers.static:StaticProvider",
+    "windows": "nodes.providers.windows:WindowsProvider",
     "local": "nodes.providers.local:LocalProvider",
     "dummy": "nodes.providers.dummy:DummyProvider",
     "libvirt": "nodes.providers.libvirt:LibvirtProvider",

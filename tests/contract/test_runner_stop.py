@@ -15,6 +15,7 @@ from ci.errors import BuildCanceled, CollectError, HypervouchError, NodeUnavaila
 from ci.model.node import Endpoint, Transport
 from ci.runners.stop import Grace
 from ci.runners.table import runner_for
+from tests.kit import winrs
 from tests.kit.require import require
 from tests.kit.sessions import CLOCK, Node, is_alive, tar_of, within
 from tests.kit.sshd import Sshd, SshdMissing, running
@@ -82,8 +83,17 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         require("sshd", present=False, why=str(missing))
 
 
-@pytest.fixture(params=["dummy", "local", "ssh"])
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winrs.Winrs]:
+    with winrs.running(tmp_path_factory.mktemp("winrs")) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(params=["dummy", "local", "ssh", "winrm"])
 def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Endpoint:
+    if request.param == "winrm":
+        stand_in: winrs.Winrs = request.getfixturevalue("windows")
+        return stand_in.endpoint(tmp_path / "node")
     if request.param == "ssh":
         daemon: Sshd = request.getfixturevalue("sshd")
         return daemon.endpoint(tmp_path / "node")
@@ -153,7 +163,7 @@ def test_a_kill_of_what_has_ended_is_certain_and_says_nothing(story: Story) -> N
     assert story.told == []
 
 
-@pytest.mark.parametrize("endpoint", ["local", "ssh"], indirect=True)
+@pytest.mark.parametrize("endpoint", ["local", "ssh", "winrm"], indirect=True)
 def test_much_is_said_while_it_ends_and_nothing_is_held_up_by_it(endpoint: Endpoint) -> None:
     story = Story(endpoint, grace=Grace(interrupt_s=10, terminate_s=1, kill_s=2))
     command = f"trap 'head -c 3000000 /dev/zero; echo; echo done; exit 1' INT; {LOOP}"
@@ -163,7 +173,7 @@ def test_much_is_said_while_it_ends_and_nothing_is_held_up_by_it(endpoint: Endpo
     assert signals(story.told) == ["SIGINT"]
 
 
-@pytest.mark.parametrize("endpoint", ["local", "ssh"], indirect=True)
+@pytest.mark.parametrize("endpoint", ["local", "ssh", "winrm"], indirect=True)
 def test_those_who_left_the_group_end_too(story: Story, tmp_path: Path) -> None:
     story.node.put({"hold": f"echo $$ >{tmp_path}/pid-$1; exec sleep 300".encode()})
     story.end(
@@ -212,14 +222,14 @@ class TestDeadlinesThatACancelBringsForward:
         token.cancel(BuildCanceled("abandoned"))
         return Deadline("setup", 30, CLOCK, cancel=token)
 
-    @pytest.mark.parametrize("endpoint", ["ssh", "dummy"], indirect=True)
+    @pytest.mark.parametrize("endpoint", ["ssh", "winrm", "dummy"], indirect=True)
     def test_no_tree_is_put(self, story: Story) -> None:
         with pytest.raises(BuildCanceled):
             story.node.session.put_tree(
                 tar_of({"a": b"a" * 300_000}), story.node.directory, self.canceled()
             )
 
-    @pytest.mark.parametrize("endpoint", ["ssh", "dummy"], indirect=True)
+    @pytest.mark.parametrize("endpoint", ["ssh", "winrm", "dummy"], indirect=True)
     def test_no_file_is_fetched(self, story: Story, tmp_path: Path) -> None:
         with pytest.raises(CollectError):
             story.node.session.fetch(

@@ -8,7 +8,8 @@ import pytest
 REQUIRE = "HYPERVOUCH_REQUIRE"
 PARTS = frozenset(
     {"gerrit", "gerrit313", "qemu", "sshd", "chromium", "postgresql", "s3"}
-    | {"libvirt", "lxc", "uml", "docker", "podman", "xen", "kvm"}
+    | {"ironic", "redfish", "powervm"}
+    | {"libvirt", "lxc", "uml", "docker", "podman", "xen", "kvm", "vcenter", "xenserver", "hyperv", "zvm"}
 )
 
 

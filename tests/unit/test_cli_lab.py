@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from ci.cli import main
 from ci.cli_lab import inventory, suites
@@ -18,6 +19,7 @@ from nodes.images.build import Progress
 from nodes.lab import table
 from nodes.lab.nested import NestedNode
 from nodes.lab.table import LAB, LabNode, Reach
+from nodes.providers.local import LocalOptions
 from nodes.providers.static import StaticOptions
 
 
@@ -164,7 +166,63 @@ def test_a_node_of_this_machine_has_a_local_provider():
 
 def test_the_names_are_the_documented_ones():
     here = ["libvirt", "s390x", "ppc64", "aarch64", "lxc", "uml", "docker", "podman"]
-    assert list(LAB) == [*here, "xen", "kvm", "kvm2", "lxc-v2", "plain"]
+    real = [*here, "xen", "kvm", "kvm2", "lxc-v2", "plain"]
+    assert list(LAB)[: len(real)] == real
+    page = (Path(__file__).parents[2] / "docs/how-to/lab.md").read_text()
+    assert not [name for name in LAB if f"`{name}`" not in page]
+
+
+def test_what_only_stands_in_comes_up_when_it_is_named(tmp_path: Path):
+    assert not [node.name for node in table.chosen(()) if node.stands_in]
+    assert [node.name for node in table.chosen(["vcenter"])] == ["vcenter"]
+
+
+def test_status_and_down_without_names_take_in_what_stands_in(
+    lab: dict[str, LabNode], tmp_path: Path
+):
+    lab["xen"].stands_in = True
+    run("up", "xen", state=tmp_path)
+    names = [row["name"] for row in json.loads(run("status", "--json", state=tmp_path))]
+    assert names == ["xen", "old"]
+    run("down", state=tmp_path)
+    assert lab["xen"].reach(tmp_path / "xen") is None
+
+
+def test_an_api_is_tested_and_listed_with_its_password_file_never_the_password(tmp_path: Path):
+    secret, ca_file = tmp_path / "password", tmp_path / "ca.pem"
+    secret.write_text("open sesame")
+    reach = Reach(
+        urls=("vcenter://ci@127.0.0.1:443/DC0/C0",),
+        grade=Grade.SIMULATOR,
+        password_file=secret,
+        ca_file=ca_file,
+    )
+    [suite] = suites(reach)
+    assert f"--password-file {secret} --ca-file {ca_file}" in " ".join(suite)
+    (block,) = yaml.safe_load(inventory("vcenter", reach))
+    words = {key: told for key, told in block["provider"].items() if key != "driver"}
+    options = LocalOptions.model_validate(words)
+    assert options.hypervisor_password is not None
+    assert options.hypervisor_password.from_file == secret
+    assert "sesame" not in inventory("vcenter", reach)
+
+
+def test_an_emulator_is_refused_as_a_node_until_somebody_says_that_it_may_vote(tmp_path: Path):
+    reach = Reach(
+        urls=("xenserver://ci@127.0.0.1:443",),
+        grade=Grade.EMULATOR,
+        password_file=tmp_path / "password",
+        ca_file=tmp_path / "ca.pem",
+    )
+    text = inventory("xenserver", reach)
+    for printed, allowed in ((text, False), (text.replace("# emulator-may", "emulator-may"), True)):
+        (block,) = yaml.safe_load(printed)
+        words = {key: told for key, told in block["provider"].items() if key != "driver"}
+        if allowed:
+            assert LocalOptions.model_validate(words).emulator_may_vote
+        else:
+            with pytest.raises(ValidationError, match="no hypervisor"):
+                LocalOptions.model_validate(words)
 
 
 @pytest.fixture

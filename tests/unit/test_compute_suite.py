@@ -83,6 +83,21 @@ class TestPlan:
         assert "--second=qemu+ssh://root@192.0.2.8/system" in step.command
         assert "--key-file=/k/id --known-hosts=/k/hosts" in step.command
 
+    def test_a_password_is_never_on_the_command_line(self) -> None:
+        api = Endpoint(
+            transport=Transport.SSH,
+            hypervisor="vcenter://ci@vc.example.org/DC/C",
+            password_file=Path("/s/node-1.password"),
+            ca_file=Path("/s/ca.pem"),
+            certificate="ab" * 32,
+        )
+        made = plan(api)
+        (step,) = made.steps
+        assert "--hypervisor=vcenter://ci@vc.example.org/DC/C" in step.command
+        assert "--password-file=/s/node-1.password --ca-file=/s/ca.pem" in step.command
+        assert f"--certificate={'ab' * 32}" in step.command
+        assert not {"password", "PASSWORD"} & set("".join(made.env).split("_"))
+
     @pytest.mark.parametrize(
         "url", ["xl+ssh://root@192.0.2.7:22", "qemu+ssh://h/system", "dummy:///a"]
     )

@@ -98,7 +98,8 @@ def test_no_machine_and_no_registry_is_named():
 
 
 def test_no_lock_names_a_registry():
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    lab = [f"nodes/lab/requirements-{name}.lock" for name in ("ironic", "redfish")]
+    for name in ("requirements.lock", "requirements-dev.lock", *lab):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert not re.search(

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from nodes.hypervisors import container_missing, libvirt_lxc_missing, uml_missing
+from nodes.hypervisors import (
+    container_missing,
+    hyperv_missing,
+    ironic_missing,
+    libvirt_lxc_missing,
+    redfish_missing,
+    uml_missing,
+    vcenter_missing,
+    xenserver_missing,
+)
 
 GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -14,8 +23,13 @@ GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
     ("guide", "missing"),
     [
         ("hypervisor-containers.md", container_missing.MISSING),
+        ("hypervisor-hyperv.md", hyperv_missing.MISSING),
+        ("hypervisor-ironic.md", ironic_missing.MISSING),
+        ("hypervisor-redfish.md", redfish_missing.MISSING),
         ("hypervisor-uml.md", uml_missing.MISSING),
         ("hypervisor-lxc.md", libvirt_lxc_missing.MISSING),
+        ("hypervisor-vcenter.md", vcenter_missing.MISSING),
+        ("hypervisor-xenserver.md", xenserver_missing.MISSING),
     ],
 )
 def test_a_guide_names_every_missing_row_with_its_reason(guide, missing):

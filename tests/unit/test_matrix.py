@@ -83,6 +83,32 @@ def test_an_emulator_never_speaks_against_or_for_a_real_hypervisor():
     assert (alone.state, alone.grade) == (State.COMPLETE, Grade.EMULATOR)
 
 
+@pytest.mark.parametrize("told", ["test_told.py::test_pause", "test_told::test_pause"])
+def test_what_a_hypervisor_alone_told_never_stands_against_a_guest(told):
+    alone = pause(test=told, system=VCENTER)
+    assert cell_of(alone, system=VCENTER).state is State.COMPLETE
+    failed = pause(Shown.FAILS, test="test_memory.py::test_pause", system=VCENTER, at=ago(40 * DAY))
+    found = cell_of(alone, failed, system=VCENTER)
+    assert (found.state, found.tests) == (State.FAILING, 1)
+
+
+def test_every_cell_of_novas_tables_is_there_with_a_word_for_what_nobody_showed():
+    matrix = build([], now=NOW)
+    cells = {(one.feature, one.system): one for line in matrix.lines for one in line.cells}
+    nowhere = {"operation.service-control.wtf.com"}
+    for year in nova.YEARS:
+        table = nova.declared(year)
+        rows = {key: row for key, row in table.rows.items() if key not in nowhere}
+        for key, row in rows.items():
+            assert set(row.support) <= set(table.drivers)
+            for driver, said in row.support.items():
+                found = cells[key, driver]
+                assert found.declared[str(year)] == said
+                assert (found.state, found.grade) == (State.NO_NODE, Grade.NONE)
+    titles = {one.key: one.title for one in matrix.columns}
+    assert {key for key, title in titles.items() if title != nova.drivers()[key]} == set()
+
+
 def test_old_evidence_keeps_its_state_and_is_called_old():
     found = cell_of(pause(at=ago(31 * DAY)))
     assert (found.state, found.stale) == (State.COMPLETE, True)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ci import cli, matrix_listing
 from ci.clock import FakeClock
-from ci.matrix import report
+from ci.matrix import nova, report
 from ci.store import evidence, schema
 from tests.kit.core import database_in
 from tests.kit.evidence_rows import story
@@ -50,6 +50,15 @@ def test_the_table_has_systems_with_evidence_and_marks_differences(known):
     assert "cannot: not supported" in said
     assert "\x1b" not in said
     assert "PowerVM" in run("--all")[1]
+
+
+def test_all_of_novas_systems_are_there_with_the_words_no_node(known):
+    document = json.loads(run("--json")[1])
+    assert set(nova.drivers()) <= {one["key"] for one in document["columns"]}
+    cells = [one for line in document["lines"] for one in line["cells"]]
+    nowhere = {one["system"] for one in cells if one["state"] == "no node"}
+    assert {"powervm", "ironic", "zvm", "hyperv", "libvirt-vz-vm", "libvirt-vz-ct"} <= nowhere
+    assert "no node" in run("--all")[1]
 
 
 def test_the_table_fits_the_terminal(known, monkeypatch):

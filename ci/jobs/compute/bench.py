@@ -3,7 +3,8 @@
 
 A guest is asked by its agent. One that falls silent in the middle of a test is that test's
 failure, unless the hypervisor itself is gone; one that never boots at all, twice, is the
-node's trouble and no test's.
+node's trouble and no test's. Behind a stand-in no guest runs: a test that would ask one is left
+as not tried, and what the hypervisor says by itself is asked in `tests/test_told.py`.
 """
 
 import platform
@@ -18,9 +19,12 @@ import pytest
 
 from ci.jobs.compute.record import NOT_TRIED
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors.base import (
     PREFIX,
+    DiskFormat,
     GuestImage,
+    GuestInfo,
     GuestSpec,
     GuestState,
     Hypervisor,
@@ -29,6 +33,7 @@ from nodes.hypervisors.base import (
 )
 from nodes.hypervisors.faults import NodeFault, TransientFault
 from nodes.hypervisors.guest import Answer, GuestAgent
+from nodes.images.bootable import bootable
 from nodes.images.tiny import marked, tiny
 
 MIB = 1 << 20
@@ -40,6 +45,9 @@ _ARCHITECTURES = {
 }
 _SHARED_KERNEL = frozenset({"libvirt-lxc", "docker", "podman"})
 _DUMMY = "dummy"
+_STAND_INS = frozenset({Grade.SIMULATOR, Grade.EMULATOR})
+_DISK_MIB = 8
+NEEDS_A_GUEST = "needs a guest"
 OTHER = "other"
 """What a guest booted from `Bench.other_image` calls its image."""
 _LOOK_S = 0.2
@@ -64,8 +72,11 @@ class Guest:
         home: The hypervisor it is on now.
     """
 
-    def __init__(self, home: Hypervisor, spec: GuestSpec, boot_s: float) -> None:
+    def __init__(
+        self, home: Hypervisor, spec: GuestSpec, boot_s: float, *, can_be_asked: bool = True
+    ) -> None:
         self.home = home
+        self._can_be_asked = can_be_asked
         self.spec = spec
         self.name = spec.name
         self._boot_s = boot_s
@@ -85,7 +96,12 @@ class Guest:
 
     @property
     def agent(self) -> GuestAgent:
-        """Its agent, over a console that is opened anew when it ended."""
+        """Its agent, over a console that is opened anew when it ended.
+
+        Leaves the test (`not tried`) where no guest runs.
+        """
+        if not self._can_be_asked:
+            not_tried(NEEDS_A_GUEST)
         if self._agent is None:
             console = self.home.console(self.name)
             self._agent = GuestAgent(
@@ -200,6 +216,7 @@ class Bench:
         work: Directory for files of our own.
         boot_s: Seconds that a guest may take to boot, and to answer.
         progress: Told what is waited for.
+        real_guests: Guests run behind it although its grade is a stand-in's.
     """
 
     def __init__(
@@ -211,6 +228,7 @@ class Bench:
         work: Path,
         boot_s: float,
         progress: Callable[[str], None],
+        real_guests: bool = False,
     ) -> None:
         self.hypervisor = hypervisor
         self.second = second
@@ -218,10 +236,12 @@ class Bench:
         self.system = hypervisor.system()
         self.modelled = self.system.key == _DUMMY
         self.shared_kernel = self.system.key in _SHARED_KERNEL
+        stands_in = self.system.grade in _STAND_INS and not self.modelled
+        self.asks_guests = hypervisor.runs_guests and (real_guests or not stands_in)
         self.moment_s = 0.3 if self.modelled else 4.0
         self.boot_s = boot_s
         self.image = self._image(work, progress)
-        self.other_image = marked(self.image, OTHER, work)
+        self.other_image = self._marked(work, progress)
         self._run = secrets.token_hex(2)
         self._made = 0
         self._guests: list[Guest] = []
@@ -234,7 +254,22 @@ class Bench:
             nothing.touch()
             return GuestImage(initrd=nothing)
         arch = _ARCHITECTURES.get(self.system.key, platform.machine())
-        return tiny(arch=arch, progress=progress)
+        if not self.asks_guests:
+            return _placeholder(work, arch)
+        self._plain = tiny(arch=arch, progress=progress)
+        return self._disk_of(self._plain, progress)
+
+    def _marked(self, work: Path, progress: Callable[[str], None]) -> GuestImage:
+        """The image with another word in it."""
+        if not self.asks_guests:
+            return _placeholder(work, self.image.arch, OTHER)
+        if self.modelled:
+            return marked(self.image, OTHER, work)
+        return self._disk_of(marked(self._plain, OTHER, work), progress)
+
+    def _disk_of(self, image: GuestImage, progress: Callable[[str], None]) -> GuestImage:
+        """With a disk, where that is what is booted."""
+        return bootable(image, progress=progress) if self.hypervisor.boots_disks else image
 
     def need(self, feature: Feature) -> None:
         """Leave the test where the adapter says that there is no such thing.
@@ -256,19 +291,21 @@ class Bench:
         return f"52:54:00:{self._run[:2]}:{self._run[2:]}:{self._made % 256:02x}"
 
     def launch(self, *, wait: bool = True, **wanted: Any) -> Guest:
-        """Make a guest and wait until it answers.
+        """Make a guest and wait until it answers, where there is one that can.
 
         Raises:
             TransientFault: Two guests in a row never answered.
         """
+        self._make_room()
         for tries_left in (1, 0):
             nics = (Nic(mac=self.mac()),)
             basis = GuestSpec(name=self.name("g"), image=self.image, nics=nics)
-            guest = Guest(self.hypervisor, replace(basis, **wanted), self.boot_s)
+            spec = replace(basis, **wanted)
+            guest = Guest(self.hypervisor, spec, self.boot_s, can_be_asked=self.asks_guests)
             self._guests.append(guest)
             self.hypervisor.launch(guest.spec)
             try:
-                if wait:
+                if wait and self.asks_guests:
                     guest.agent.ready(self.boot_s)
             except TransientFault:
                 self.delete(guest)
@@ -278,11 +315,23 @@ class Bench:
                 break
         return guest
 
+    def _make_room(self) -> None:
+        """A bare machine is one guest: the oldest ones go."""
+        room = self.hypervisor.guests_at_once
+        while room and len(self._guests) >= room:
+            self.delete(self._guests[0])
+
     def volume(self, size_mib: int = 16, **wanted: Any) -> Volume:
         """Make a volume that goes with the test."""
         volume = self.hypervisor.create_volume(self.name("v"), size_mib, **wanted)
         self._volumes.append(volume)
         return volume
+
+    def fits(self, info: GuestInfo, *, memory_mib: int, cpus: int) -> bool:
+        """Whether a guest has that size; at least that where it has the size of a machine."""
+        if Feature.RESIZE in self.hypervisor.missing:
+            return info.memory_mib >= memory_mib and info.cpus >= cpus
+        return (info.memory_mib, info.cpus) == (memory_mib, cpus)
 
     def network(self) -> str:
         """Make a network that goes with the test; gives its name."""
@@ -305,10 +354,12 @@ class Bench:
         for guest in tuple(self._guests):
             if guest is not keep:
                 self.delete(guest)
-        if keep is not None and not self.sound(keep):
-            self.delete(keep)
+        if keep is not None and keep in self._guests:
+            lost = bool(self._volumes) and not self.asks_guests
+            if lost or not self.sound(keep):
+                self.delete(keep)
         for volume in tuple(self._volumes):
-            if keep is not None and keep in self._guests:
+            if keep is not None and keep in self._guests and self.asks_guests:
                 self._detach(keep, volume)
             self.hypervisor.delete_volume(volume)
             self._volumes.remove(volume)
@@ -328,7 +379,9 @@ class Bench:
     def sound(self, guest: Guest) -> bool:
         """Whether a guest can be used by the next test."""
         state = self.hypervisor.inventory().guests.get(guest.name)
-        return state is GuestState.RUNNING and guest.answers(min(self.boot_s, _SOUND_S))
+        if state is not GuestState.RUNNING or not self.asks_guests:
+            return state is GuestState.RUNNING
+        return guest.answers(min(self.boot_s, _SOUND_S))
 
     def probe(self) -> None:
         """Look whether the hypervisor itself still works.
@@ -373,6 +426,19 @@ def wait_until(check: Callable[[], bool], timeout_s: float, why: str) -> None:
         if time.monotonic() >= deadline:
             raise AssertionError(f"{why} in {timeout_s:g} s")
         time.sleep(_LOOK_S)
+
+
+def _placeholder(work: Path, arch: str, mark: str = "tiny") -> GuestImage:
+    """What nobody will boot: the files of an image, and little in them."""
+    kernel, initrd, disk = (work / f"{mark}.{kind}" for kind in ("kernel", "initrd", "raw"))
+    kernel.write_text(mark)
+    initrd.write_text(mark)
+    with disk.open("wb") as file:
+        file.write(mark.encode())
+        file.truncate(_DISK_MIB * MIB)
+    return GuestImage(
+        arch=arch, kernel=kernel, initrd=initrd, disk=disk, disk_format=DiskFormat.RAW
+    )
 
 
 def find_disk(guest: Guest, volume: Volume) -> str | None:

@@ -22,12 +22,15 @@ from typing import Any
 import pytest
 
 from ci.errors import HypervouchBug, HypervouchError, NodeUnavailable
-from ci.jobs.compute.bench import Bench, Guest
+from ci.jobs.compute.bench import NEEDS_A_GUEST, Bench, Guest, not_tried
 from ci.jobs.compute.record import NOT_TRIED, UNSUPPORTED, Record, Said
+from ci.log import shown
 from ci.model.feature import Feature
 from nodes.hypervisors.faults import CallerFault, Unsupported
 
 MARKER = "feature"
+TOLD = "told"
+_TOLD_ALONE = "test_told"
 _BOOTS_A_TEST = 4
 # What everything else rests on comes first; what the adapter only says comes last.
 _FIRST = ("test_host", "test_lifecycle", "test_consoles", "test_power", "test_memory")
@@ -82,7 +85,10 @@ class ComputePlugin:
         return self._shared
 
     @pytest.fixture(autouse=True)
-    def _tidy(self) -> Iterator[None]:
+    def _tidy(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        if not self._bench.asks_guests and request.node.get_closest_marker(TOLD) is None:
+            self._bench.need(feature_of(request.node))
+            not_tried(NEEDS_A_GUEST)
         yield
         self._bench.tidy(self._shared)
 
@@ -98,8 +104,9 @@ class ComputePlugin:
 
     @pytest.hookimpl
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Know the marker."""
+        """Know the markers."""
         config.addinivalue_line("markers", f"{MARKER}(key): the row of the matrix that it tries")
+        config.addinivalue_line("markers", f"{TOLD}: it asks the hypervisor alone, and no guest")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -122,7 +129,12 @@ class ComputePlugin:
 
     @pytest.hookimpl
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the features that were asked for, and note each test's own."""
+        """Keep the features that were asked for, and note each test's own.
+
+        Where guests can be asked, their tests look at what the hypervisor says as well.
+        """
+        if self._bench.asks_guests:
+            items[:] = [item for item in items if item.path.stem != _TOLD_ALONE]
         for item in items:
             item.user_properties.append(("hypervouch.feature", feature_of(item).value))
         if self._features:
@@ -153,6 +165,8 @@ class ComputePlugin:
         error = call.excinfo.value if call.excinfo is not None else None
         if error is None or report.outcome != "failed":
             return report
+        if (text := report.longreprtext) != shown(text):
+            report.longrepr = shown(text)
         if isinstance(error, Unsupported):
             _skip(report, item, UNSUPPORTED + _reason(error, feature_of(item)))
             return report

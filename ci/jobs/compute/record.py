@@ -101,6 +101,11 @@ class Record:
             if said.shown is not None
         )
 
+    @property
+    def words(self) -> tuple[Said, ...]:
+        """Every test's word, in the order of the run."""
+        return tuple(said for said, _ in self._all.values())
+
     def failed(self) -> bool:
         """Whether something does not work."""
         return any(said.shown is Shown.FAILS for said, _ in self._all.values())
@@ -114,14 +119,14 @@ class Record:
         words: dict[Feature, Said] = {}
         for said, _ in self._all.values():
             known = words.get(said.feature)
-            if known is None or _rank(said) > _rank(known):
+            if known is None or rank(said) > rank(known):
                 words[said.feature] = said
         rows = [words[feature] for feature in Feature if feature in words]
         lines = [f"{said.feature.value:<48}{said.word:<{_WIDTH}}{said.why}" for said in rows]
         return "\n".join(line.rstrip() for line in [*lines, "", _sum(rows)])
 
 
-def _rank(said: Said) -> int:
+def rank(said: Said) -> int:
     """Which word of several tests of one feature stands for it: the last of these."""
     return _ORDER.index(said.word)
 

@@ -12,8 +12,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
+from ci import log
 from ci.errors import ConfigError, HarnessBroken, HypervouchBug, HypervouchError
 from ci.jobs import trouble
+from ci.jobs.compute import page
 from ci.jobs.compute.bench import Bench
 from ci.jobs.compute.patient import patient
 from ci.jobs.compute.plugin import ComputePlugin
@@ -38,9 +40,18 @@ class Order:
     Attributes:
         hypervisor: Its URL.
         second: URL of another host of the same kind, or nothing.
-        access: Keys, grade and patience; `work` None takes a directory that goes afterwards.
+        work: For files of guests; None takes a directory that goes afterwards.
+        grade: How real it is.
+        key_file: Private key, where the URL leads over SSH.
+        known_hosts: File with the pinned host key.
+        timeout_s: Seconds for one call, or one boot.
+        password: Gives the password for the hypervisor's own API; empty where there is none.
+        ca_file: Certificates that sign that API's own.
+        certificate: SHA-256 of it, which pins it.
+        real_guests: Whether guests run although the hypervisor is a stand-in.
         features: Only these; all when empty.
         report: Evidence for `hypervouch matrix add`.
+        html: A page that can be signed off.
         junit: JUnit XML.
         trouble: Where to say what kept us from testing, for the CI.
     """
@@ -51,9 +62,14 @@ class Order:
     grade: Grade = Grade.NONE
     key_file: Path | None = None
     known_hosts: Path | None = None
+    password: Callable[[], str] = str
+    ca_file: Path | None = None
+    certificate: str = ""
+    real_guests: bool = False
     timeout_s: float = 180.0
     features: frozenset[Feature] = field(default_factory=frozenset)
     report: Path | None = None
+    html: Path | None = None
     junit: Path | None = None
     trouble: Path | None = None
 
@@ -70,12 +86,16 @@ def run(order: Order, say: Callable[[str], None]) -> int:
         not, NOT_TRIED when nothing could be tried. With `order.trouble`, NOT_TRIED becomes
         the status that `ci.jobs.trouble` gives it.
     """
+
+    def told(line: str) -> None:
+        say(log.shown(line))
+
     try:
-        return _outcome(order, say)
+        return _outcome(order, told)
     except HypervouchError as error:
-        say(f"not tried: {error.message}")
+        told(f"not tried: {error.message}")
         if error.hint:
-            say(f"  fix: {error.hint}")
+            told(f"  fix: {error.hint}")
         return trouble.tell(order.trouble, error) if order.trouble else NOT_TRIED
 
 
@@ -106,7 +126,7 @@ def _check(order: Order) -> None:
         raise ConfigError(
             "the second host is the first one", hint="name another one, or leave --second out"
         )
-    for path in (order.report, order.junit):
+    for path in (order.report, order.html, order.junit):
         if path is not None:
             _writable(path)
 
@@ -139,11 +159,13 @@ def _made(work: Path) -> None:
 
 
 def _run(order: Order, say: Callable[[str], None]) -> int:
-    if order.report is not None and order.grade is Grade.NONE and not _is_dummy(order):
+    tells = order.report is not None or order.html is not None
+    if tells and order.grade is Grade.NONE and not _is_dummy(order):
         raise ConfigError(
             "a report has to say how real the hypervisor is",
             hint="give --grade bare, or nested where it runs inside a virtual machine",
         )
+    began = datetime.now(UTC)
     record = Record(say, lambda: datetime.now(UTC))
     with ExitStack() as keeping:
         work = order.work or Path(keeping.enter_context(tempfile.TemporaryDirectory(prefix="hv-")))
@@ -153,6 +175,9 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             grade=order.grade,
             key_file=order.key_file,
             known_hosts=order.known_hosts,
+            password=order.password(),
+            ca_file=order.ca_file,
+            certificate=order.certificate,
             timeout_s=order.timeout_s,
         )
         first = connect(order.hypervisor, access)
@@ -170,17 +195,18 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             work=work,
             boot_s=order.timeout_s,
             progress=say,
+            real_guests=order.real_guests,
         )
         known = {name: text for name, text in bench.system.versions.items() if name != "cpu-flags"}
         versions = ", ".join(f"{name} {text}" for name, text in known.items())
         say(f"{bench.system.title}, evidence {bench.system.grade.value}: {versions}")
+        if not bench.asks_guests:
+            say("no guest can be asked: each row rests on what the hypervisor alone tells")
         plugin = ComputePlugin(bench, record, order.features)
         status = _tests(order, plugin)
         say("")
         say(record.table())
-        if order.report is not None:
-            evidence = record.evidence(bench.system)
-            report.write(order.report, name=f"compute on {order.hypervisor}", evidence=evidence)
+        _write_down(order, record, bench, began)
     if plugin.trouble.error is not None:
         raise plugin.trouble.error
     if status == pytest.ExitCode.INTERRUPTED:
@@ -192,6 +218,23 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             hint="see what was not tried and why; --features may name nothing that can be tried",
         )
     return FAILS if record.failed() else WORKS
+
+
+def _write_down(order: Order, record: Record, bench: Bench, began: datetime) -> None:
+    if order.report is not None:
+        evidence = record.evidence(bench.system)
+        report.write(order.report, name=f"compute on {order.hypervisor}", evidence=evidence)
+    if order.html is not None:
+        run = page.Run(
+            hypervisor=order.hypervisor,
+            second=order.second,
+            system=bench.system,
+            asks_guests=bench.asks_guests,
+            began=began,
+            ended=datetime.now(UTC),
+            words=record.words,
+        )
+        page.write(order.html, run)
 
 
 def apart_of(url: str) -> str:

@@ -2,7 +2,8 @@
 """The suite kind `compute`: our own tests on the controller against a leased node's hypervisor.
 
 The node's hypervisor is talked to from here, over SSH where the node is another machine, with
-the key and the pinned host key of the lease. No code of a patch runs on the controller.
+the key and the pinned host key of the lease. No code of a patch runs on the controller. The
+password of an API comes in a file that only we may read, never on the command line.
 """
 
 import shlex
@@ -64,6 +65,12 @@ def _command(job: Job, endpoint: Endpoint, results: Path, report: Path) -> list[
         command.append(f"--key-file={endpoint.key_file}")
     if endpoint.known_hosts is not None:
         command.append(f"--known-hosts={endpoint.known_hosts}")
+    if endpoint.password_file is not None:
+        command.append(f"--password-file={endpoint.password_file}")
+    if endpoint.ca_file is not None:
+        command.append(f"--ca-file={endpoint.ca_file}")
+    if endpoint.certificate:
+        command.append(f"--certificate={endpoint.certificate}")
     if endpoint.grade is not Grade.NONE:
         command.append(f"--grade={endpoint.grade.value}")
     return [*command, f"--junit={results}", f"--trouble={report}"]

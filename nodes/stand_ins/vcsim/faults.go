@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"sync"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -29,9 +30,27 @@ type rule struct {
 	Max, DelayMS                       int
 }
 
-// rules is the side door: POST adds one, DELETE takes all back; both answer with the counts.
-func rules(service *simulator.Service) http.Handler {
+// counter says how often each method was called since the start.
+type counter struct {
+	lock  sync.Mutex
+	calls map[string]int
+}
+
+func (c *counter) add(method string) {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	c.calls[method]++
+}
+
+// door is the side door: POST /rules adds one, DELETE takes all back, both answer with the faults'
+// counts; GET /calls tells how often each method was called.
+func door(service *simulator.Service, counted *counter) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /calls", func(answer http.ResponseWriter, _ *http.Request) {
+		counted.lock.Lock()
+		defer counted.lock.Unlock()
+		_ = json.NewEncoder(answer).Encode(counted.calls)
+	})
 	mux.HandleFunc("POST /rules", func(answer http.ResponseWriter, request *http.Request) {
 		wanted := rule{Type: "*", Name: "*", Fault: "invalid-state"}
 		if err := json.NewDecoder(request.Body).Decode(&wanted); err != nil {

@@ -10,8 +10,54 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// virtualMachine answers two calls that simulator.VirtualMachine does not know.
-type virtualMachine struct{ *simulator.VirtualMachine }
+// virtualMachine answers two calls that simulator.VirtualMachine does not know, and three for a guest.
+type virtualMachine struct {
+	*simulator.VirtualMachine
+	guests *guests
+}
+
+// PowerOnVMTask boots the guest first, so that what hinders it is told.
+func (vm *virtualMachine) PowerOnVMTask(ctx *simulator.Context, request *types.PowerOnVM_Task) soap.HasFault {
+	defer ctx.Session.Registry.Remove(ctx, request.This)
+	host, ok := ctx.Map.Get(*vm.Runtime.Host).(*simulator.HostSystem)
+	if vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff && ok && !host.Runtime.InMaintenanceMode {
+		if err := vm.guests.start(ctx, &vm.VirtualMachine.VirtualMachine); err != nil {
+			return &methods.PowerOnVM_TaskBody{
+				Fault_: simulator.Fault(err.Error(), &types.SystemError{Reason: err.Error()})}
+		}
+	}
+	return vm.VirtualMachine.PowerOnVMTask(ctx, request)
+}
+
+// ResetVMTask resets the guest that is there; the simulator would end it and start another.
+func (vm *virtualMachine) ResetVMTask(ctx *simulator.Context, request *types.ResetVM_Task) soap.HasFault {
+	defer ctx.Session.Registry.Remove(ctx, request.This)
+	machine, has := vm.VirtualMachine, vm.guests.of(request.This)
+	if has == nil || machine.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+		return machine.ResetVMTask(ctx, request)
+	}
+	task := simulator.CreateTask(machine, "reset", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		if err := has.ask("system_reset", nil); err != nil {
+			return nil, &types.SystemError{Reason: err.Error()}
+		}
+		return nil, nil
+	})
+	return &methods.ResetVM_TaskBody{Res: &types.ResetVM_TaskResponse{Returnval: task.Run(ctx)}}
+}
+
+// ShutdownGuest presses the power button: the guest ends itself, or does not.
+func (vm *virtualMachine) ShutdownGuest(ctx *simulator.Context, request *types.ShutdownGuest) soap.HasFault {
+	defer ctx.Session.Registry.Remove(ctx, request.This)
+	has := vm.guests.of(request.This)
+	if has == nil || vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+		return vm.VirtualMachine.ShutdownGuest(ctx, request)
+	}
+	if err := has.ask("system_powerdown", nil); err != nil {
+		return &methods.ShutdownGuestBody{
+			Fault_: simulator.Fault(err.Error(), &types.SystemError{Reason: err.Error()})}
+	}
+	return &methods.ShutdownGuestBody{Res: new(types.ShutdownGuestResponse)}
+}
 
 // AcquireTicket gives a ticket of the right shape; nothing listens where it leads.
 func (vm *virtualMachine) AcquireTicket(ctx *simulator.Context, request *types.AcquireTicket) soap.HasFault {

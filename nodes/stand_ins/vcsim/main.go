@@ -3,9 +3,9 @@
 // A vCenter to test against: govmomi's simulator with what a driver's suite needs besides.
 //
 // The simulator answers vMotion and console tickets with MethodNotFound; both are added here, the
-// ticket leads nowhere. A second port takes rules for faults: POST /rules {"Method": "...",
-// "Fault": "no-memory", "Max": 1}, DELETE /rules takes all of them back. Once it serves, one
-// line of JSON with its URL is printed. It ends by SIGTERM.
+// ticket leads nowhere. With -guests each machine that is powered on is a QEMU. A second port takes rules for faults: POST /rules {"Method": "...",
+// "Fault": "no-memory", "Max": 1}, DELETE /rules takes all of them back; GET /calls counts
+// what was called. Once it serves, one line of JSON with its URL is printed. It ends by SIGTERM.
 package main
 
 import (
@@ -30,7 +30,8 @@ import (
 )
 
 type options struct {
-	listen, faults, user, password, certificate, key, load string
+	listen, faults, user, password, certificate, key, load, guests string
+	taskDelay                                                      int
 }
 
 func main() {
@@ -42,7 +43,9 @@ func main() {
 	flag.IntVar(&model.Host, "standalone-hosts", 0, "hosts without a cluster")
 	flag.IntVar(&model.Datastore, "datastores", 2, "datastores")
 	flag.IntVar(&model.Machine, "machines", 1, "virtual machines of each resource pool")
+	flag.BoolVar(&model.Autostart, "autostart", true, "whether these are on")
 	flag.IntVar(&model.DelayConfig.Delay, "delay", 0, "milliseconds that each call takes longer")
+	flag.IntVar(&given.taskDelay, "task-delay", 0, "milliseconds that each task takes longer")
 	flag.StringVar(&given.listen, "listen", "127.0.0.1:0", "address of the API")
 	flag.StringVar(&given.faults, "faults", "127.0.0.1:0", "address that takes rules for faults")
 	flag.StringVar(&given.user, "user", "user", "the only one who may log in")
@@ -50,6 +53,7 @@ func main() {
 	flag.StringVar(&given.certificate, "certificate", "", "TLS certificate, PEM; else a built-in one")
 	flag.StringVar(&given.key, "key", "", "its private key")
 	flag.StringVar(&given.load, "load", "", "folder of a model that was saved from a vCenter")
+	flag.StringVar(&given.guests, "guests", "", "folder for guests: each machine that is powered on is a QEMU")
 	flag.Parse()
 	if given.password == "" {
 		given.password = os.Getenv("VCSIM_PASSWORD")
@@ -64,6 +68,11 @@ func serve(model *simulator.Model, given options) error {
 		return err
 	}
 	defer model.Remove()
+	if given.taskDelay > 0 {
+		simulator.TaskDelay.Delay = given.taskDelay
+		// Others may look at what a slow task works on.
+		simulator.TaskDelay.MethodDelay = map[string]int{"LockHandoff": 0}
+	}
 	service := model.Service
 	service.RegisterEndpoints = true
 	service.Listen = &url.URL{Host: given.listen, User: url.UserPassword(given.user, given.password)}
@@ -75,19 +84,30 @@ func serve(model *simulator.Model, given options) error {
 		}
 		service.TLS.Certificates = []tls.Certificate{pair}
 	}
-	model.Map().Handler = before
+	var behind *guests
+	if given.guests != "" {
+		made, err := newGuests(given.guests)
+		if err != nil {
+			return err
+		}
+		behind = made
+		model.Map().AddHandler(behind)
+		defer behind.endAll()
+	}
+	counted := &counter{calls: map[string]int{}}
+	model.Map().Handler = before(behind, counted)
 	server := service.NewServer()
 	defer server.Close()
-	door, err := net.Listen("tcp", given.faults)
+	side, err := net.Listen("tcp", given.faults)
 	if err != nil {
 		return err
 	}
-	doorServer := &http.Server{Handler: rules(service), ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = doorServer.Serve(door) }()
+	doorServer := &http.Server{Handler: door(service, counted), ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = doorServer.Serve(side) }()
 	defer doorServer.Close()
 
 	ready := map[string]any{
-		"url": "https://" + server.URL.Host + server.URL.Path, "faults": "http://" + door.Addr().String(),
+		"url": "https://" + server.URL.Host + server.URL.Path, "faults": "http://" + side.Addr().String(),
 		"pid": os.Getpid(),
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(ready); err != nil {
@@ -104,16 +124,19 @@ func fill(model *simulator.Model, folder string) error {
 	return model.Create()
 }
 
-// before is asked ahead of each call; it lends the session our own virtual machine for two methods.
-func before(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
-	switch method.Name {
-	case "AcquireTicket", "MigrateVM_Task":
-		machine, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine)
-		if ok && ctx.Session != nil {
-			ctx.Session.Registry.Put(&virtualMachine{machine})
-		}
+// before is asked ahead of each call; it lends the session our own virtual machine for some methods.
+func before(behind *guests, counted *counter) func(*simulator.Context, *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	ours := map[string]bool{"AcquireTicket": true, "MigrateVM_Task": true}
+	if behind != nil {
+		ours["PowerOnVM_Task"], ours["ResetVM_Task"], ours["ShutdownGuest"] = true, true, true
 	}
-	return nil, nil
+	return func(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+		counted.add(method.Name)
+		if machine, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok && ctx.Session != nil && ours[method.Name] {
+			ctx.Session.Registry.Put(&virtualMachine{machine, behind})
+		}
+		return nil, nil
+	}
 }
 
 func untilTold() {

@@ -2,7 +2,9 @@
 """The pool behind its API: XML-RPC over TLS on loopback, sessions, tasks, uploads, faults.
 
 `POST /faults` with `{"method": "VM.start_on", "error": ["SR_FULL", "..."], "times": 1}` lets
-calls fail; `{"delay_s": 2}` instead of an error makes them slow. It takes the session's password.
+calls fail, an asynchronous one by its task. Instead of `error`: `delay_s` makes them slow, `hang`
+gives a task that never ends, `http` a status, `raw` a body, and `drop` closes the connection.
+Uploads are the method `import_raw_vdi`. It takes the header `X-Password`; `{}` ends all of them.
 """
 
 import argparse
@@ -13,6 +15,8 @@ import ssl
 import threading
 import time
 import xmlrpc.client
+from collections.abc import Sequence
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +25,9 @@ from nodes.stand_ins.xapi.pool import POWER, Pool
 from nodes.stand_ins.xapi.records import Failure
 
 _CHUNK = 1 << 16
+_KEPT = 1 << 20
+_STRANGE = frozenset({"http", "raw", "drop"})
+_AT_ONCE = frozenset({"SESSION_INVALID", "HOST_IS_SLAVE"})  # never a task's
 
 
 class Api:
@@ -40,7 +47,10 @@ class Api:
         Raises:
             Failure: As the API tells it.
         """
-        self._misbehave(method.removeprefix("Async."))
+        rule = self.misbehave(method.removeprefix("Async."))
+        error = rule.get("error")
+        if error and (error[0] in _AT_ONCE or not method.startswith("Async.")):
+            raise Failure(*error)
         if method == "session.login_with_password":
             if params[:2] != self._login:
                 raise Failure("SESSION_AUTHENTICATION_FAILED", params[0], "Authentication failure")
@@ -55,9 +65,12 @@ class Api:
         if method.startswith("Async."):
             with self._lock:
                 task = self.pool.new("task", name_label=method)
-            work = threading.Thread(target=self._work, args=(task, method[6:], params[1:]))
-            work.daemon = True
-            work.start()
+            if error:
+                self.end(task, error=error)
+            elif not rule.get("hang"):
+                threading.Thread(
+                    target=self._work, args=(task, method[6:], params[1:]), daemon=True
+                ).start()
             return task
         with self._lock:
             return self._do(method, params[1:])
@@ -76,24 +89,46 @@ class Api:
 
     def _work(self, task: str, method: str, args: list[Any]) -> None:
         with self._lock:
-            record = self.pool.get("task", task)
             try:
                 value = self._do(method, args)
             except Failure as error:
-                record.update(status="failure", error_info=error.details)
+                self.end(task, error=error.details)
             else:
-                record.update(status="success", result=f"<value>{value}</value>" if value else "")
+                self.end(task, value)
 
-    def _misbehave(self, method: str) -> None:
+    def end(self, task: str, value: Any = "", error: Sequence[str] = ()) -> None:
+        """Let a task say how it ended, unless somebody forgot it."""
+        record = self.pool.of["task"].get(task, {})
+        if error:
+            record.update(status="failure", error_info=[str(one) for one in error])
+        else:
+            record.update(status="success", result=f"<value>{value}</value>" if value else "")
+
+    def misbehave(self, method: str) -> dict[str, Any]:
+        """The rule for a call, if there is one; it waits here where that is slow.
+
+        Raises:
+            Strange: The answer is no answer of the API's.
+        """
         for rule in list(self.faults):
             if rule.get("method", method) != method:
                 continue
             rule["times"] = int(rule.get("times", 1)) - 1
-            if rule["times"] <= 0:
+            if rule["times"] <= 0 and rule in self.faults:
                 self.faults.remove(rule)
             time.sleep(float(rule.get("delay_s", 0)))
-            if rule.get("error"):
-                raise Failure(*rule["error"])
+            if _STRANGE & rule.keys():
+                raise Strange(rule)
+            return rule
+        return {}
+
+
+class Strange(Exception):
+    """An answer that is none of the API's."""
+
+    def __init__(self, rule: dict[str, Any]) -> None:
+        super().__init__(rule)
+        self.rule = rule
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -126,19 +161,54 @@ class Handler(BaseHTTPRequestHandler):
             }
         except Failure as error:
             told = {"Status": "Failure", "ErrorDescription": error.details}
+        except Strange as strange:
+            self._strange(strange.rule)
+            return
         answer = xmlrpc.client.dumps((told,), methodresponse=True, allow_none=True)
         self._answer(200, answer.encode())
 
     def do_PUT(self) -> None:
-        """An image for a disk: counted, and thrown away."""
-        parts = urlsplit(self.path)
-        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        left = int(self.headers.get("Content-Length") or 0)
-        while left > 0:
-            left -= len(self.rfile.read(min(left, _CHUNK))) or left
-        known = query.get("session_id") in self.api.sessions
+        """An image for a disk: its beginning is kept."""
+        query, status = self._disk()
+        try:
+            rule = self.api.misbehave("import_raw_vdi")
+        except Strange as strange:
+            if not strange.rule.get("drop"):
+                self._body()
+            self._strange(strange.rule)
+            return
+        kept = self._body()
+        if status == HTTPStatus.OK:
+            self.api.pool.content[query["vdi"]] = kept
+            self.api.end(query.get("task_id", ""), query["vdi"], rule.get("error", ()))
+        self._answer(status, b"")
+
+    def _body(self) -> bytes:
+        left, kept = int(self.headers.get("Content-Length") or 0), bytearray()
+        while left > 0 and (got := self.rfile.read(min(left, _CHUNK))):
+            left -= len(got)
+            kept += got[: _KEPT - len(kept)]
+        return bytes(kept)
+
+    def do_GET(self) -> None:
+        """The beginning of a disk."""
+        query, status = self._disk()
+        found = status == HTTPStatus.OK
+        content = self.api.pool.content.get(query["vdi"], b"") if found else b""
+        self._answer(status, content.ljust(_KEPT, b"\0") if found else b"")
+
+    def _disk(self) -> tuple[dict[str, str], int]:
+        """What a disk is asked for with, and whether it may be."""
+        query = {key: one[0] for key, one in parse_qs(urlsplit(self.path).query).items()}
+        if query.get("session_id") not in self.api.sessions:
+            return query, HTTPStatus.FORBIDDEN
         there = query.get("vdi") in self.api.pool.of["VDI"]
-        self._answer(200 if known and there else 403 if not known else 404, b"")
+        return query, HTTPStatus.OK if there else HTTPStatus.NOT_FOUND
+
+    def _strange(self, rule: dict[str, Any]) -> None:
+        self.close_connection = True
+        if not rule.get("drop"):
+            self._answer(int(rule.get("http", 200)), str(rule.get("raw", "")).encode())
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)

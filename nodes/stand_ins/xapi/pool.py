@@ -3,6 +3,7 @@
 
 import copy
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,17 @@ class Pool(Records):
     def __init__(self, hosts: int = 2, machines: int = 0) -> None:
         super().__init__()
         names = [f"xs{number + 1}" for number in range(hosts)]
-        members = [self.new("host", name_label=name, hostname=name) for name in names]
+        self.content: dict[str, bytes] = {}
+        members = [
+            self.new(
+                "host",
+                name_label=name,
+                hostname=name,
+                metrics=self.new("host_metrics"),
+                other_config={"boot_time": f"{time.time() - 3600:.0f}."},
+            )
+            for name in names
+        ]
         storage = self.new("SR", name_label="Shared NFS")
         self.new("network", name_label="Pool-wide network associated with eth0")
         self.new("pool", name_label="pool", master=members[0], default_SR=storage)
@@ -101,6 +112,12 @@ class Pool(Records):
         if found not in states:
             raise Failure("VM_BAD_POWER_STATE", vm, states[0], found)
 
+    def VM_create(self, record: Record) -> str:  # noqa: N802 - the API's own name
+        """A machine without disks and cards."""
+        if int(record["VCPUs_at_startup"]) > int(record["VCPUs_max"]):
+            raise Failure("INVALID_VALUE", "VCPUs_at_startup", record["VCPUs_at_startup"])
+        return self.new("VM", **record)
+
     def VM_clone(self, vm: str, name: str) -> str:  # noqa: N802 - the API's own name
         """A copy with disks of its own."""
         self._must_be(vm, "Halted", "Suspended")
@@ -125,24 +142,47 @@ class Pool(Records):
             source["snapshots"] = [one for one in source["snapshots"] if one != vm]
         return ""
 
-    def VM_snapshot(self, vm: str, name: str, *_ignored: Any) -> str:  # noqa: N802
-        """A template with copies of the disks."""
-        made = self._copy(vm, name, template=True, snapshot=True)
+    def VM_snapshot(self, vm: str, name: str, left_out: Any = ()) -> str:  # noqa: N802
+        """A template with copies of the disks, but for those that are left out."""
+        made = self._copy(vm, name, template=True, snapshot=True, left_out=left_out)
         self.get("VM", vm)["snapshots"].append(made)
         return made
 
     def VM_revert(self, snapshot: str) -> str:  # noqa: N802
-        """Its settings and state; it has no disks whose content could go back."""
+        """Its settings, and disks that are other ones with what the snapshot's hold."""
         kept = self.get("VM", snapshot)
-        machine = self.get("VM", kept["snapshot_of"])
+        vm = kept["snapshot_of"]
+        machine = self.get("VM", vm)
         machine.update({key: kept[key] for key in _REVERTED})
         machine.update(power_state="Halted", resident_on=NULL, domid="-1")
+        for link in machine["VBDs"]:
+            self.get("VBD", link)["currently_attached"] = False
+        for link in kept["VBDs"]:
+            wanted = self.get("VBD", link)
+            for old in list(machine["VBDs"]):
+                if self.get("VBD", old)["userdevice"] == wanted["userdevice"]:
+                    disk = self.get("VBD", old)["VDI"]
+                    self.VBD_destroy(old)
+                    self.VDI_destroy(disk)
+            disk = self._copy_disk(wanted["VDI"], snapshot=False)
+            self._link(wanted | {"VM": vm, "VDI": disk})
         return ""
 
     def VM_pool_migrate(self, vm: str, host: str, _options: Any) -> str:  # noqa: N802
         """To another member."""
         self._must_be(vm, "Running")
         self.get("VM", vm)["resident_on"] = self._host_for(host)
+        return ""
+
+    def task_create(self, name: str, description: str) -> str:
+        """One that an upload is followed by."""
+        return self.new("task", name_label=name, name_description=description)
+
+    def task_cancel(self, task: str) -> str:
+        """It ends, unless it has."""
+        record = self.get("task", task)
+        if record["status"] == "pending":
+            record.update(status="cancelled", error_info=["TASK_CANCELLED", task])
         return ""
 
     def VM_power_state_reset(self, vm: str) -> str:  # noqa: N802
@@ -174,7 +214,9 @@ class Pool(Records):
         self.get("VM", vm).update(VCPUs_max=str(most), VCPUs_at_startup=str(first))
         return ""
 
-    def _copy(self, vm: str, name: str, *, template: bool, snapshot: bool = False) -> str:
+    def _copy(
+        self, vm: str, name: str, *, template: bool, snapshot: bool = False, left_out: Any = ()
+    ) -> str:
         source = self.get("VM", vm)
         kept = {key: copy.deepcopy(one) for key, one in source.items() if key not in _OWN}
         kept |= {"name_label": name, "power_state": "Halted", "resident_on": NULL, "domid": "-1"}
@@ -183,6 +225,8 @@ class Pool(Records):
         self.get("VM", made)["snapshot_of"] = vm if snapshot else NULL
         for link in source["VBDs"]:
             old = self.get("VBD", link)
+            if old["VDI"] in left_out:
+                continue
             disk = self._copy_disk(old["VDI"], snapshot=snapshot)
             self._link(old | {"VM": made, "VDI": disk, "currently_attached": False})
         return made
@@ -203,6 +247,7 @@ class Pool(Records):
         if any(one["VDI"] == disk and one["currently_attached"] for one in links):
             raise Failure("VDI_IN_USE", disk, "destroy")
         storage = self.get("SR", self.drop("VDI", disk)["SR"])
+        self.content.pop(disk, None)
         storage["VDIs"] = [one for one in storage["VDIs"] if one != disk]
         return ""
 
@@ -212,6 +257,7 @@ class Pool(Records):
         source = self.get("VDI", disk)
         kept = {key: copy.deepcopy(one) for key, one in source.items() if key not in _OWN}
         made = self.new("VDI", **kept | {"is_a_snapshot": snapshot})
+        self.content[made] = self.content.get(disk, b"")
         self.get("VDI", made)["snapshot_of"] = disk if snapshot else NULL
         return made
 
@@ -228,6 +274,8 @@ class Pool(Records):
     def _link(self, record: Record) -> str:
         made = self.new("VBD", **record)
         self.get("VM", record["VM"])["VBDs"].append(made)
+        if record["VDI"] != NULL:
+            self.get("VDI", record["VDI"])["VBDs"].append(made)
         return made
 
     def VBD_plug(self, link: str) -> str:  # noqa: N802
@@ -242,7 +290,12 @@ class Pool(Records):
 
     def VBD_destroy(self, link: str) -> str:  # noqa: N802
         """The disk stays."""
-        machine = self.get("VM", self.drop("VBD", link)["VM"])
+        if self.get("VBD", link)["currently_attached"]:
+            raise Failure("OPERATION_NOT_ALLOWED", f"VBD {link} is attached")
+        gone = self.drop("VBD", link)
+        machine, disk = self.get("VM", gone["VM"]), self.of["VDI"].get(gone["VDI"])
+        if disk is not None:
+            disk["VBDs"] = [one for one in disk["VBDs"] if one != link]
         machine["VBDs"] = [one for one in machine["VBDs"] if one != link]
         return ""
 

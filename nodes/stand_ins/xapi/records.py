@@ -100,13 +100,20 @@ FIELDS: Mapping[str, Record] = {
             "xen": "4.17",
         },
         "cpu_info": {"cpu_count": "8", "modelname": "modelled", "flags": "modelled"},
-        "memory_total": str(32 << 30),
+        "metrics": NULL,
         "other_config": {},
     },
+    "host_metrics": {"memory_total": str(32 << 30), "memory_free": str(16 << 30), "live": True},
     "network": {"name_label": "", "bridge": "xenbr0", "other_config": {}, "MTU": "1500"},
     "pool": {"name_label": "", "master": NULL, "default_SR": NULL, "other_config": {}},
     "console": {"VM": NULL, "protocol": "rfb", "location": "", "other_config": {}},
-    "task": {"name_label": "", "status": "pending", "result": "", "error_info": []},
+    "task": {
+        "name_label": "",
+        "name_description": "",
+        "status": "pending",
+        "result": "",
+        "error_info": [],
+    },
 }
 
 

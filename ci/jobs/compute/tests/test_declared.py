@@ -8,6 +8,8 @@ from ci.jobs.compute.untested import UNTESTED
 from ci.model.feature import Feature
 from nodes.hypervisors.faults import Unsupported
 
+pytestmark = pytest.mark.told
+
 
 @pytest.mark.parametrize(
     "key", [pytest.param(key, marks=pytest.mark.feature(key), id=key.value) for key in UNTESTED]

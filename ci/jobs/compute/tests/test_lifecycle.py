@@ -22,12 +22,12 @@ def test_launch(bench: Bench, guest: Guest) -> None:
 
 
 @pytest.mark.feature(Feature.GET_GUEST_INFO)
+@pytest.mark.told
 def test_guest_info(bench: Bench, guest: Guest) -> None:
     """The hypervisor says of a guest what it was given."""
     info = bench.hypervisor.info(guest.name)
     assert info.state is GuestState.RUNNING
-    assert info.memory_mib == guest.spec.memory_mib
-    assert info.cpus == guest.spec.cpus
+    assert bench.fits(info, memory_mib=guest.spec.memory_mib, cpus=guest.spec.cpus), info
 
 
 @pytest.mark.feature(Feature.TERMINATE)

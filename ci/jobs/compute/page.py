@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of the suite as a page that can be signed off: what was tested, how real it was, each row.
+
+One file with its style in it; no script, nothing to load. Reasons may be hostile: all is escaped.
+"""
+
+import getpass
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from ci.jobs.compute.record import Said, rank
+from ci.matrix import nova
+from ci.model.evidence import System
+from ci.model.feature import Feature
+from ci.model.result import Grade
+
+GRADES = {
+    Grade.BARE: "the real hypervisor, directly on its machine",
+    Grade.NESTED: "the real hypervisor's own code, inside a virtual machine",
+    Grade.SIMULATOR: "somebody else's model of its interface: nothing is shown of the hypervisor",
+    Grade.EMULATOR: "our own stand-in: only our client and our suite are shown to work",
+    Grade.NONE: "nobody said how real it is: this is evidence of nothing",
+}
+"""Each grade as the page explains it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is on the page.
+
+    Attributes:
+        hypervisor: URL of what was tested.
+        second: URL of the other host, or nothing.
+        system: What it said of itself.
+        asks_guests: Whether guests were asked.
+        began: Aware, UTC.
+        ended: Aware, UTC.
+        words: Every test's word, in the order of the run.
+    """
+
+    hypervisor: str
+    second: str
+    system: System
+    asks_guests: bool
+    began: datetime
+    ended: datetime
+    words: Sequence[Said]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of Nova's matrix: the word that stands for its tests, and these."""
+
+    feature: str
+    title: str
+    word: str
+    why: str
+    tests: tuple[Said, ...]
+
+
+def write(path: Path, run: Run) -> None:
+    """Write the page; the file is replaced in one step."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(render(run), encoding="utf-8")
+    beside.replace(path)
+
+
+def render(run: Run) -> str:
+    """The page."""
+    rows = _rows(run.words)
+    counts: dict[str, int] = defaultdict(int)
+    for row in rows:
+        counts[row.word] += 1
+    return _template().render(
+        run=run,
+        rows=rows,
+        counts=dict(counts),
+        grade=GRADES[run.system.grade],
+        versions={key: text for key, text in run.system.versions.items() if key != "cpu-flags"},
+        by=f"{getpass.getuser()} on {platform.node()}",
+        program=f"hypervouch {version('hypervouch')}",
+    )
+
+
+def _rows(words: Sequence[Said]) -> list[Row]:
+    by_feature: dict[Feature, list[Said]] = defaultdict(list)
+    for said in words:
+        by_feature[said.feature].append(said)
+    rows = []
+    for feature in Feature:
+        tests = by_feature.get(feature)
+        if not tests:
+            continue
+        known = nova.rows().get(feature.value)
+        worst = max(tests, key=rank)
+        rows.append(
+            Row(
+                feature=feature.value,
+                title=known.title if known else feature.value,
+                word=worst.word,
+                why=worst.why,
+                tests=tuple(tests),
+            )
+        )
+    return rows
+
+
+@cache
+def _template() -> Template:
+    text = files("ci.jobs.compute").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(text)

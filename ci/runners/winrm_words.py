@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a runner says to cmd.exe: quoted arguments, folders, the list of files. Pure.
+
+WinRS hands a command line to `cmd.exe /c`. Our own lines begin with `@` and hold nothing but fixed
+words and folders in quotes. In quotes cmd.exe still expands `%NAME%`, and has no way to write
+a `%` or a `"`: a folder with one of these is refused.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ci.errors import ConfigError
+from ci.runners.scripts import checked_directory, exports
+
+# What CreateProcess takes is 32,767 characters; cmd.exe takes these.
+MAX_LINE = 8191
+NOT_THERE = 3
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_ENTRY = re.compile(r"(\d*) (\S*) (.+)", re.DOTALL)
+# These end an argument, or mean something to cmd.exe outside of quotes.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:\\=@+-]+")
+
+
+class Entry(NamedTuple):
+    """A file on the node.
+
+    Attributes:
+        name: Relative to the folder that was asked for, with `/`.
+        size_bytes: Its size.
+        plain: Whether it is a file, and neither a link nor a device.
+    """
+
+    name: str
+    size_bytes: int
+    plain: bool
+
+
+def argument(text: str) -> str:
+    """One argument of a program, as cmd.exe and then the program's own C runtime read it.
+
+    Raises:
+        ConfigError: It cannot be written: a line break, NUL, a `%` or a `"`.
+    """
+    if any(c in text for c in '\r\n\0%"'):
+        raise ConfigError(
+            f"{text!r} cannot be written for cmd.exe", hint="leave out line breaks, % and quotes"
+        )
+    if _PLAIN.fullmatch(text):
+        return text
+    # Backslashes before the closing quote would make it a character of the argument.
+    slashes = len(text) - len(text.rstrip("\\"))
+    return f'"{text}{chr(92) * slashes}"'
+
+
+def command_line(command: str) -> str:
+    """A job's command, as it is given to cmd.exe.
+
+    Raises:
+        ConfigError: It is more than one line, too long, or begins as our own lines do.
+    """
+    line = command.strip()
+    if not line or any(c in line for c in "\r\n\0") or len(line) > MAX_LINE:
+        raise ConfigError(
+            f"cmd.exe takes one line of at most {MAX_LINE} characters",
+            hint="put the command into a .cmd file of the tree",
+        )
+    if line.startswith("@"):
+        raise ConfigError("a command on Windows must not begin with @", hint="leave the @ out")
+    return line
+
+
+def folder(directory: str) -> str:
+    r"""A folder that may be emptied, as the node writes it: C:/a/b becomes C:\a\b.
+
+    Raises:
+        ConfigError: It is relative, a drive's root or one below it, or has a `..`.
+    """
+    if not _DRIVE.match(directory):
+        return checked_directory(directory)
+    parts = [part for part in re.split(r"[\\/]", directory[3:]) if part not in {"", "."}]
+    if ".." in parts or len(parts) < 2 or re.search(r'[<>:"|?*%\x00-\x1f]', directory[2:]):  # noqa: PLR2004
+        raise ConfigError(
+            f"{directory!r} is no directory that a build may fill",
+            hint=r"set the node's workdir to a folder of its own, for instance C:/hypervouch/work",
+        )
+    return directory[:2].upper() + "\\" + "\\".join(parts)
+
+
+def variables(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a shell.
+
+    Raises:
+        ConfigError: A name is none, or a value holds what XML cannot carry.
+    """
+    exports(env)
+    for name, value in env.items():
+        if any(ord(c) < 32 and c not in "\t\n" for c in value):  # noqa: PLR2004
+            raise ConfigError(f"the variable {name} holds a control character")
+    return dict(env)
+
+
+def remove(directory: str) -> str:
+    """Remove a folder with all that is in it."""
+    return f"@rmdir /s /q {_quoted(directory)}"
+
+
+def make(directory: str) -> str:
+    """Make a folder and those above it; fails where it is there."""
+    return f"@mkdir {_quoted(directory)}"
+
+
+def unpack(directory: str) -> str:
+    """Unpack a tar stream from standard input; Windows has a tar since 1803."""
+    return f"@tar -xof - -C {_quoted(directory)}"
+
+
+def pack(directory: str) -> str:
+    """Pack the files whose names come on standard input, NUL-terminated."""
+    return f"@tar -cf - -C {_quoted(directory)} --null -T -"
+
+
+def exists(directory: str) -> str:
+    """Status NOT_THERE where a folder is not there."""
+    return f"@if not exist {_quoted(directory)} exit {NOT_THERE}"
+
+
+def listing(directory: str) -> str:
+    """Size, attributes and full name of every file below a folder, one a line."""
+    return f"@for /r {_quoted(directory)} %f in (*) do @echo %~zf %~af %f"
+
+
+def entries(said: bytes, directory: str) -> list[Entry]:
+    """Read what `listing` printed; lines that are none of it are left out."""
+    found: list[Entry] = []
+    for line in said.split(b"\n"):
+        text = line.rstrip(b"\r").decode("utf-8", "surrogateescape")
+        match = _ENTRY.fullmatch(text)
+        if match is None:
+            continue
+        size, attributes, path = match.groups()
+        inside = _below(path, directory)
+        if inside:
+            found.append(Entry(inside, int(size or 0), not set(attributes) & set("ld")))
+    return found
+
+
+def names(wanted: Sequence[str]) -> bytes:
+    """Names for `pack`. None begins with a dash: `./` stands before each."""
+    return b"".join(b"./" + name.encode("utf-8", "surrogateescape") + b"\0" for name in wanted)
+
+
+def _below(path: str, directory: str) -> str:
+    windows = bool(_DRIVE.match(directory))
+    if windows:
+        path, directory = path.replace("\\", "/"), directory.replace("\\", "/")
+    start = directory.rstrip("/") + "/"
+    same = path[: len(start)].lower() == start.lower() if windows else path.startswith(start)
+    return path[len(start) :] if same else ""
+
+
+def _quoted(directory: str) -> str:
+    written = argument(directory)
+    return written if written.startswith('"') else f'"{written}"'

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cmdlets for machines, their checkpoints and firmware, and for the host itself."""
+
+import uuid
+from collections.abc import Iterable
+
+from nodes.stand_ins.hyperv.host import STATES, Drive, Given, Host, Machine, Snapshot, cmdlet
+from nodes.stand_ins.hyperv.objects import CmdletError, Named, Thing
+
+
+@cmdlet("Get-VMHost")
+def get_vmhost(host: Host, _given: Given, _piped: list[Thing]) -> Iterable[Thing]:
+    """The host."""
+    values = {
+        "Name": host.name,
+        "ComputerName": host.name,
+        "LogicalProcessorCount": 16,
+        "MemoryCapacity": 64 << 30,
+        "VirtualMachineMigrationEnabled": bool(host.peers),
+    }
+    yield Thing(("VMHost",), values)
+
+
+@cmdlet("Get-CimInstance", "ClassName Property")
+def get_cim_instance(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]:
+    """The operating system."""
+    name = str(given.get("classname", ""))
+    if name.lower() != "win32_operatingsystem":
+        raise CmdletError(f"Invalid class {name}", "HRESULT 0x80041010", "MetadataError", name)
+    values = {
+        "Caption": "Modelled Windows Server",
+        "Version": "10.0.20348",
+        "LastBootUpTime": host.booted,
+    }
+    yield Thing((), values)
+
+
+@cmdlet("Get-VM", "Name Id")
+def get_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Machines: all, by name, or by GUID."""
+    if "id" in given:
+        found = [host.by_id(given["id"])]
+    elif given or piped:
+        found = host.targets(given, piped)
+    else:
+        found = list(host.machines.values())
+    return [one.shown(host.name) for one in found]
+
+
+@cmdlet("New-VM", "Name MemoryStartupBytes Generation VHDPath BootDevice Path SwitchName")
+def new_vm(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]:
+    """A machine with one card; a name may be taken twice."""
+    made = Machine(
+        str(given.get("name", "New Virtual Machine")),
+        memory=int(given.get("memorystartupbytes", 512 << 20)),
+        generation=int(given.get("generation", 1)),
+    )
+    if "vhdpath" in given:
+        made.drives.append(Drive(host.file(given["vhdpath"]).path, 0))
+    made.add_card(str(given.get("switchname", "")))
+    host.machines[made.id] = made
+    yield made.shown(host.name)
+
+
+@cmdlet("Remove-VM", "Name Force")
+def remove_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """A machine that is off; its disks stay."""
+    for one in host.targets(given, piped):
+        if one.state not in {"Off", "Saved"}:
+            message = f"'{one.name}' cannot be removed: it is in the state {one.state}."
+            raise CmdletError(message, "InvalidState", "InvalidOperation", one.name)
+        del host.machines[one.id]
+    return ()
+
+
+@cmdlet("Start-VM", "Name")
+def start_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Off, saved or paused ones."""
+    for one in host.targets(given, piped):
+        host.change(one, "Off Saved Paused Running", "Running")
+    return ()
+
+
+@cmdlet("Stop-VM", "Name TurnOff Force Save")
+def stop_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Shut down, or turned off."""
+    for one in host.targets(given, piped):
+        allowed = "Running Paused" if given.get("turnoff") else "Running"
+        host.change(one, allowed, "Off")
+    return ()
+
+
+@cmdlet("Restart-VM", "Name Force")
+def restart_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """A reset: also of what runs no guest that listens."""
+    for one in host.targets(given, piped):
+        host.change(one, "Running Paused", "Running")
+    return ()
+
+
+@cmdlet("Suspend-VM", "Name")
+def suspend_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Paused."""
+    for one in host.targets(given, piped):
+        host.change(one, "Running", "Paused")
+    return ()
+
+
+@cmdlet("Resume-VM", "Name")
+def resume_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Going on."""
+    for one in host.targets(given, piped):
+        host.change(one, "Paused", "Running")
+    return ()
+
+
+@cmdlet("Save-VM", "Name")
+def save_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Saved."""
+    for one in host.targets(given, piped):
+        host.change(one, "Running Paused", "Saved")
+    return ()
+
+
+@cmdlet("Remove-VMSavedState", "VMName")
+def remove_saved_state(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Off without its memory."""
+    for one in host.targets(given, piped):
+        host.change(one, "Saved", "Off")
+    return ()
+
+
+def _off(one: Machine) -> None:
+    if one.state != "Off":
+        message = "The operation cannot be performed while the virtual machine is in its state."
+        raise CmdletError(message, "InvalidState", "InvalidOperation", one.name)
+
+
+@cmdlet("Set-VM", "Name Notes AutomaticCheckpointsEnabled CheckpointType")
+def set_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Its notes."""
+    for one in host.targets(given, piped):
+        one.notes = str(given.get("notes", one.notes))
+    return ()
+
+
+@cmdlet("Set-VMProcessor", "VMName Count")
+def set_processor(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """How many."""
+    for one in host.targets(given, piped):
+        _off(one)
+        one.cpus = int(given["count"])
+    return ()
+
+
+@cmdlet("Set-VMMemory", "VMName StartupBytes DynamicMemoryEnabled")
+def set_memory(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """How much."""
+    for one in host.targets(given, piped):
+        _off(one)
+        one.memory = int(given.get("startupbytes", one.memory))
+    return ()
+
+
+@cmdlet("Set-VMFirmware", "VMName EnableSecureBoot")
+def set_firmware(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Secure boot on or off."""
+    for one in host.targets(given, piped):
+        one.secure_boot = str(given["enablesecureboot"]).lower() == "on"
+    return ()
+
+
+@cmdlet("Set-VMKeyProtector", "VMName NewLocalKeyProtector")
+def set_key_protector(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """A key for its TPM."""
+    for one in host.targets(given, piped):
+        one.has_key = True
+    return ()
+
+
+@cmdlet("Enable-VMTPM", "VMName")
+def enable_tpm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """A TPM, which takes a key first."""
+    for one in host.targets(given, piped):
+        if not one.has_key:
+            raise CmdletError("A key protector is not defined.", "OperationFailed")
+        one.has_tpm = True
+    return ()
+
+
+@cmdlet("Move-VM", "Name DestinationHost IncludeStorage DestinationStoragePath")
+def move_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """To a peer, with its storage or without."""
+    wanted = str(given.get("destinationhost", ""))
+    to = host.peers.get(wanted)
+    for one in host.targets(given, piped):
+        local = [drive.path for drive in one.drives if not drive.path.startswith("\\\\")]
+        if to is None:
+            message = f"Virtual machine migration operation failed at source: no host {wanted!r}."
+            raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
+        if local and not given.get("includestorage"):
+            message = f"The destination host has no access to {local[0]}."
+            raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
+        for path in [*local, *one.images]:
+            to.files[path.lower()] = host.files.pop(path.lower())
+        to.folders.add(str(given.get("destinationstoragepath", "c:\\")).lower())
+        to.machines[one.id] = host.machines.pop(one.id)
+    return ()
+
+
+# Checkpoints ----------------------------------------------------------------------------------
+
+
+def _shown(one: Machine, kept: Snapshot) -> Thing:
+    values = {
+        "Name": kept.name,
+        "Id": kept.id,
+        "VMName": one.name,
+        "VMId": one.id,
+        "State": Named("VMState", kept.state, STATES[kept.state]),
+    }
+    return Thing(("VMSnapshot", "VirtualMachineBase"), values)
+
+
+@cmdlet("Checkpoint-VM", "Name SnapshotName")
+def checkpoint_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """One more."""
+    for one in host.targets(given, piped):
+        state = "Saved" if one.state == "Running" else one.state
+        name = str(given.get("snapshotname", one.name))
+        one.snapshots.append(Snapshot(uuid.uuid4(), name, state, one.cpus, one.memory))
+    return ()
+
+
+@cmdlet("Get-VMSnapshot", "VMName Name Id")
+def get_snapshot(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """By machine, or by GUID."""
+    if "id" in given:
+        wanted = uuid.UUID(str(given["id"]))
+        machines = list(host.machines.values())
+    else:
+        wanted, machines = None, host.targets(given, piped)
+    found = [(one, kept) for one in machines for kept in one.snapshots if wanted in {None, kept.id}]
+    if wanted and not found:
+        message = f"Hyper-V was unable to find a checkpoint with id {wanted}."
+        raise CmdletError(message, "InvalidParameter", "InvalidArgument", str(wanted))
+    return [_shown(one, kept) for one, kept in found]
+
+
+@cmdlet("Restore-VMSnapshot", "Confirm")
+def restore_snapshot(host: Host, _given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Size and state as they were."""
+    for thing in piped:
+        one = host.by_id(thing.values["VMId"])
+        kept = next(kept for kept in one.snapshots if kept.id == thing.values["Id"])
+        one.cpus, one.memory, one.state = kept.cpus, kept.memory, kept.state
+    return ()
+
+
+@cmdlet("Remove-VMSnapshot", "Confirm IncludeAllChildSnapshots")
+def remove_snapshot(host: Host, _given: Given, piped: list[Thing]) -> Iterable[Thing]:
+    """Forgotten."""
+    for thing in piped:
+        one = host.by_id(thing.values["VMId"])
+        one.snapshots = [kept for kept in one.snapshots if kept.id != thing.values["Id"]]
+    return ()
