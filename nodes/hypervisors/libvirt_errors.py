@@ -138,7 +138,10 @@ BY_MESSAGE: tuple[tuple[re.Pattern[str], Meaning], ...] = tuple(
             Meaning(TransientFault, "its processor is too busy to be measured; try again"),
         ),
         # Nothing is broken, and nothing is shown of what the hypervisor could do with it.
-        (r"unable to find any firmware", Meaning(CallerFault, "install ovmf on that host")),
+        (
+            r"unable to find any firmware|/OVMF\.fd' is not accessible",
+            Meaning(CallerFault, "install ovmf on that host"),
+        ),
         (r"no space left", Meaning(NodeFault, "its disk is full")),
         (r"is not supported|not supported (by|for|with)", Meaning(Unsupported)),
     )

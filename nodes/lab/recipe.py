@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 # No maintainer script runs and nothing is taken for essential: what is needed is named. No ovmf:
-# under it a guest of kvm_amd writes CR8 with interrupts waiting, and QEMU 7.2's emulation of SVM
-# (TCG) ends with a failed assertion, and the node with it.
+# a guest of kvm_amd with it ended the node's own QEMU 7.2 (TCG) by a failed assertion, seen once,
+# perhaps at a write of CR8 with interrupts waiting.
 PACKAGES = (
     *("bash", "busybox-static", "coreutils", "dash", "debianutils", "findutils", "grep"),
     *("hostname", "kmod", "libc-bin", "mawk", "mount", "procps", "sed", "util-linux"),
