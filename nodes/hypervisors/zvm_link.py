@@ -82,7 +82,7 @@ class _Refused(Exception):
     """The connector does not take the token."""
 
 
-class _Rest(restclient.RESTClient):  # type: ignore[misc] - the library has no types
+class _Rest(restclient.RESTClient):  # type: ignore[misc]
     """IBM's client with a session of ours."""
 
     def __init__(self, where: Address, access: Access) -> None:

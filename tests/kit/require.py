@@ -9,7 +9,19 @@ REQUIRE = "HYPERVOUCH_REQUIRE"
 PARTS = frozenset(
     {"gerrit", "gerrit313", "qemu", "sshd", "chromium", "postgresql", "s3"}
     | {"ironic", "redfish", "powervm"}
-    | {"libvirt", "lxc", "uml", "docker", "podman", "xen", "kvm", "vcenter", "xenserver", "hyperv", "zvm"}
+    | {
+        "libvirt",
+        "lxc",
+        "uml",
+        "docker",
+        "podman",
+        "xen",
+        "kvm",
+        "vcenter",
+        "xenserver",
+        "hyperv",
+        "zvm",
+    }
 )
 
 
