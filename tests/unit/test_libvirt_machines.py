@@ -11,6 +11,7 @@ import pytest
 
 from ci.matrix import nova
 from ci.model.feature import Feature
+from ci.model.node import Grade
 from nodes.hypervisors.base import GuestImage, GuestSpec, Nic
 from nodes.hypervisors.faults import CallerFault, Unsupported
 from nodes.images import tiny
@@ -222,7 +223,8 @@ def test_the_suite_boots_that_machines_guest(arch: str, monkeypatch: pytest.Monk
     key, title = QemuFlavour(arch=arch).column()
     monkeypatch.setattr(bench, "tiny", built)
     monkeypatch.setattr(bench, "marked", lambda image, mark, _work: replace(image, id=mark))
-    hypervisor = SimpleNamespace(system=lambda: SimpleNamespace(key=key, title=title))
+    system = SimpleNamespace(key=key, title=title, grade=Grade.BARE)
+    hypervisor = SimpleNamespace(system=lambda: system, boots_disks=False, runs_guests=True)
     made = bench.Bench(
         cast("Any", hypervisor), None, work=Path("/w"), boot_s=1.0, progress=lambda _said: None
     )

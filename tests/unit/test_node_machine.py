@@ -113,6 +113,7 @@ NEEDED: dict[str, dict[str, Any]] = {
         "flavor": "small",
         "network": "lab",
     },
+    "windows": {"host": "w1", "user": "ci", "password": {"from-file": "p"}},
 }
 
 
