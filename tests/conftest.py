@@ -27,14 +27,25 @@ HYPERVISORS = {
     *("test_xen.py", "test_compute_suite.py", "test_compute.py"),
 }
 """Modules that boot guests of real hypervisors: `-m hypervisor` runs them alone."""
+STAND_INS = {
+    *("test_vcenter.py", "test_vcenter_faults.py", "test_vcenter_gaps.py", "test_vcenter_guests.py"),
+    *("test_xenserver.py", "test_xenserver_faults.py", "test_hyperv.py", "test_zvm.py"),
+    *("test_ironic.py", "test_redfish.py", "test_compute_stand_ins.py", "test_api_hypervisors.py"),
+    *("test_compute_api.py", "test_replay.py", "test_api_nodes.py"),
+}
+"""Modules that speak to what stands in for a hypervisor's API: `-m stand_in` runs them alone."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what boots guests."""
+    """Mark what takes hypervisors, and what takes their stand-ins."""
     for item in items:
-        if item.path.name in HYPERVISORS and item.path.parent.name != "unit":
+        if item.path.parent.name == "unit":
+            continue
+        if item.path.name in HYPERVISORS:
             item.add_marker(pytest.mark.hypervisor)
+        elif item.path.name in STAND_INS:
+            item.add_marker(pytest.mark.stand_in)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
