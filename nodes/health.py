@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preflight: is a node fit to be handed out? Asked by testinfra, in one round trip.
 
-Disk, memory, clock, kernel, what kind of machine it is, and whether its hypervisor answers.
+Disk, memory, clock, kernel, what kind of machine it is, and whether its hypervisor answers; one
+with an API of its own is logged in to from here, see `nodes.health_api`.
 
 This very machine is asked without a process: nine of them would cost more than a short suite.
 The questions go out as one command: under emulation each one costs as much as all of them.
@@ -27,7 +28,7 @@ from testinfra.host import Host
 from ci import proc
 from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint, Transport
-from nodes import daemons
+from nodes import daemons, health_api
 from nodes.login import log_in
 
 TIMEOUT_S = 15.0
@@ -104,12 +105,17 @@ def preflight(endpoint: Endpoint) -> dict[str, str]:
     Returns:
         Facts for the evidence: kernel, free-memory-mib, free-disk-mib, clock-skew-s; virt (bare
         or nested), arch, firmware, cpu-flags where the node tells; versions of the hypervisor's
-        programs where its URL leads to a daemon. Empty for a dummy, which has none, and for
-        a node of WinRM, which its provider and its runner look at.
+        programs where its URL leads to a daemon, or to an API that we have a password for. Of
+        the machine itself nothing for a dummy, which has none, and for a node of WinRM, which
+        its provider and its runner look at.
 
     Raises:
         NodeUnavailable: It cannot be reached or fails a check; the message names which.
     """
+    return {**_of_the_machine(endpoint), **health_api.probe(endpoint)}
+
+
+def _of_the_machine(endpoint: Endpoint) -> dict[str, str]:
     if endpoint.transport in {Transport.DUMMY, Transport.WINRM}:
         return {}
     if endpoint.transport is Transport.LOCAL:

@@ -22,12 +22,24 @@ def tiny_image(arch: str) -> GuestImage:
     return tiny(arch=arch)
 
 
-def booting(connect: Connect, image: Callable[[str], GuestImage] = tiny_image) -> Trial:
+def disk_of(image: GuestImage) -> GuestImage:
+    """The same with a disk that UEFI boots, for hypervisors that take no kernel."""
+    from nodes.images.bootable import bootable  # noqa: PLC0415 - as above
+
+    return bootable(image)
+
+
+def booting(
+    connect: Connect,
+    image: Callable[[str], GuestImage] = tiny_image,
+    disk: Callable[[GuestImage], GuestImage] = disk_of,
+) -> Trial:
     """A trial that boots a guest, hears its agent and removes it.
 
     Args:
         connect: Gives the node's hypervisor.
         image: Gives what is booted, by architecture.
+        disk: Gives it with a disk.
     """
 
     def trial(endpoint: Endpoint) -> dict[str, str]:
@@ -38,7 +50,13 @@ def booting(connect: Connect, image: Callable[[str], GuestImage] = tiny_image) -
                 hint="correct `hypervisor`, or leave health-guest out",
             )
         try:
-            return _boot(hypervisor, image(endpoint.facts.get("arch", "x86_64")))
+            if not hypervisor.runs_guests:
+                raise NodeUnavailable(
+                    f"no guest can be asked on {hypervisor.system().title}: it gives no console",
+                    hint="leave health-guest out",
+                )
+            wanted = image(endpoint.facts.get("arch", "x86_64"))
+            return _boot(hypervisor, disk(wanted) if hypervisor.boots_disks else wanted)
         except ConfigError as error:
             raise NodeUnavailable(f"no guest could be booted: {error.message}") from error
         finally:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a build leaves on a node that stays: a look before, a look after, and the difference.
 
-Guests, volumes, networks and snapshots by the hypervisor's adapter; marked processes, listening
+Guests, volumes, networks and snapshots by the hypervisor's adapter, which logs in to an API of
+the hypervisor's own by the password that the provider names; marked processes, listening
 TCP sockets of the login's account and entries of some directories by one round trip over SSH.
 Only a node that is the one slot of its provider is looked at: where several builds share a
 machine nobody can tell whose a thing is. This machine itself is not searched for files.
@@ -10,13 +11,14 @@ What is certainly the build's is removed: processes with the work directory's ma
 in that directory, guests and volumes with our prefix, what is new in directories that the
 configuration gives to builds (`scratch`). New entries of other watched directories are
 noted and left alone, and so are sockets where the login is root: the system's services are
-root's too. Whatever else is new and stays costs the node its place in work.
+root's too. So are guests and all else without our prefix that are new behind an API: a vCenter
+may be others' as well. Whatever else is new and stays costs the node its place in work.
 """
 
 import hashlib
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from shlex import quote
@@ -28,7 +30,7 @@ from ci.log import get
 from ci.model.node import Endpoint, Transport
 from nodes.health import PinnedBackend
 from nodes.hypervisors.base import PREFIX, Hypervisor
-from nodes.reach import Connect
+from nodes.reach import Connect, has_api
 
 WATCHED = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - watched, nothing is made there
 MOST = 200
@@ -71,6 +73,7 @@ class Fate(StrEnum):
 
 
 Thing = tuple[Kind, str]
+_THERE = frozenset({Kind.GUEST, Kind.VOLUME, Kind.NETWORK, Kind.SNAPSHOT})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +117,25 @@ class Leftovers:
             return self._look(endpoint, hypervisor, scratch)
 
     def settle(
-        self, endpoint: Endpoint, before: Collection[Thing], scratch: Sequence[str] = ()
+        self,
+        endpoint: Endpoint,
+        before: Collection[Thing],
+        scratch: Sequence[str] = (),
+        *,
+        alone: bool = True,
     ) -> tuple[Left, ...]:
         """Find what a build left, remove what is its own, and look again.
+
+        Args:
+            endpoint: Of the node.
+            before: What was there.
+            scratch: Directories that belong to builds.
+            alone: Whether no other build uses the hypervisor; else nobody looks into it.
 
         Raises:
             NodeUnavailable: The node or its hypervisor does not answer.
         """
-        with self._connected(endpoint) as hypervisor:
+        with self._connected(endpoint) if alone else nullcontext() as hypervisor:
             new = self._look(endpoint, hypervisor, scratch) - frozenset(before)
             if not new:
                 return ()
@@ -257,7 +271,8 @@ def _judged(
     if thing in still:
         elsewhere = kind is Kind.FILE and not _within(name, (endpoint.workdir, *scratch))
         of_the_system = kind is Kind.SOCKET and endpoint.user == "root"
-        fate = Fate.NOTED if elsewhere or of_the_system else Fate.STAYS
+        of_others = kind in _THERE and has_api(endpoint) and not _ours(name)
+        fate = Fate.NOTED if elsewhere or of_the_system or of_others else Fate.STAYS
     return Left(kind=kind, name=name, fate=fate)
 
 
@@ -270,6 +285,11 @@ def _usual(one: Left, endpoint: Endpoint) -> bool:
 
 def _within(name: str, directories: Sequence[str]) -> bool:
     return any(name.startswith(f"{one.rstrip('/')}/") for one in directories)
+
+
+def _ours(name: str) -> bool:
+    """Whether it is ours or belongs to one of ours: a snapshot is GUEST/NAME."""
+    return any(part.startswith(PREFIX) for part in name.split("/"))
 
 
 def _named_by_us(name: str) -> bool:

@@ -14,7 +14,10 @@ from collections.abc import Mapping
 
 from ci.model.result import Grade
 
-PROGRAMS = ("libvirt", "qemu", "xen", "docker", "podman", "uml", "lxc")
+PROGRAMS = (
+    *("libvirt", "qemu", "xen", "docker", "podman", "uml", "lxc"),
+    *("vcenter", "windows", "zvmconnector", "redfish"),
+)
 _VERSION = re.compile(r"(\d+)(\.\d+)+\S*")
 
 

@@ -34,6 +34,7 @@ from nodes.lease_keeping import LeaseKeeper
 from nodes.leftovers import Leftovers, Thing, trouble_of
 from nodes.likeness import likeness
 from nodes.providers.base import Provider
+from nodes.reach import place_of
 
 __all__ = ["QUARANTINE_AFTER", "Care", "NodePool"]
 
@@ -358,6 +359,8 @@ class NodePool(LeaseKeeper):
                 if trouble:
                     self.quarantine(lease.node, f"its teardown failed: {trouble}")
                 self._release(lease)
+            elif self._busy.get(lease.node) == lease.token:  # nobody here has it by now
+                self._before.pop(lease.node, None)
         finally:
             if ending is None or not ending.goes_on:
                 self._unmark(lease.node, lease.token)
@@ -398,7 +401,17 @@ class NodePool(LeaseKeeper):
             self._settle(lease, slot, before, self._care.leftovers)
 
     def _settle(self, lease: Lease, slot: Slot, before: _Before, leftovers: Leftovers) -> None:
-        left = leftovers.settle(before.endpoint, before.things, self._scratch(slot))
+        place = place_of(before.endpoint)
+        others = [one.endpoint for one in tuple(self._before.values())]
+        alone = not place or place not in map(place_of, others)
+        if not alone:
+            self._log.warning(
+                "not looked for what a build left: another node has the same hypervisor",
+                action="leftovers",
+                node=slot.name,
+            )
+        scratch = self._scratch(slot)
+        left = leftovers.settle(before.endpoint, before.things, scratch, alone=alone)
         if not left:
             return
         with suppress(StorageError), self._database.write() as tx:

@@ -28,10 +28,11 @@ HYPERVISORS = {
 }
 """Modules that boot guests of real hypervisors: `-m hypervisor` runs them alone."""
 STAND_INS = {
-    *("test_vcenter.py", "test_vcenter_faults.py", "test_vcenter_gaps.py", "test_vcenter_guests.py"),
-    *("test_xenserver.py", "test_xenserver_faults.py", "test_hyperv.py", "test_zvm.py"),
-    *("test_ironic.py", "test_redfish.py", "test_compute_stand_ins.py", "test_api_hypervisors.py"),
-    *("test_compute_api.py", "test_replay.py", "test_api_nodes.py"),
+    *("test_vcenter.py", "test_vcenter_faults.py", "test_vcenter_gaps.py"),
+    *("test_vcenter_guests.py", "test_xenserver.py", "test_xenserver_faults.py", "test_hyperv.py"),
+    *("test_zvm.py", "test_ironic.py", "test_redfish.py", "test_windows_nodes.py"),
+    *("test_compute_stand_ins.py", "test_compute_api.py", "test_node_care_api.py"),
+    *("test_api_hypervisors.py", "test_api_faults.py", "test_replay.py"),
 }
 """Modules that speak to what stands in for a hypervisor's API: `-m stand_in` runs them alone."""
 

@@ -71,13 +71,14 @@ class Report(_Strict):
         return self
 
 
-def write(path: Path, *, name: str, evidence: Sequence[Evidence]) -> None:
+def write(path: Path, *, name: str, evidence: Sequence[Evidence], replay_of: str = "") -> None:
     """Write evidence down; the file is replaced in one step.
 
     Args:
         path: Where to.
         name: What to call it in the matrix: `compute on qemu:///system`.
         evidence: Of any number of systems.
+        replay_of: The recording that answered instead of a system: such a report is never read.
     """
     systems: list[System] = []
     words = []
@@ -104,6 +105,8 @@ def write(path: Path, *, name: str, evidence: Sequence[Evidence]) -> None:
         ],
         "evidence": words,
     }
+    if replay_of:
+        document["replay-of"] = replay_of
     beside = path.with_name(f"{path.name}.part")
     beside.write_text(json.dumps(document, indent=1) + "\n")
     beside.replace(path)
@@ -122,11 +125,13 @@ def read(path: Path, *, now: datetime) -> tuple[str, tuple[Evidence, ...]]:
         now: What was seen after it is refused: it would stand for ever.
 
     Raises:
-        ConfigError: It cannot be read, is too large, or is not such a report.
+        ConfigError: It cannot be read, is too large, is not such a report, or is a replay's.
     """
     hint = "make it with `hypervouch suite compute --report FILE`"
     try:
-        report = Report.model_validate_json(_content(path))
+        content = _content(path)
+        _refuse_replay(path, content)
+        report = Report.model_validate_json(content)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     except ValidationError as error:
@@ -138,6 +143,23 @@ def read(path: Path, *, now: datetime) -> tuple[str, tuple[Evidence, ...]]:
             hint="set the clock of the machine that made it, or of this one",
         )
     return report.name, tuple(_evidence(report, one) for one in report.evidence)
+
+
+def _refuse_replay(path: Path, content: bytes) -> None:
+    """See that a hypervisor was there.
+
+    Raises:
+        ConfigError: A recording answered.
+    """
+    try:
+        told = json.loads(content)
+    except (ValueError, RecursionError):  # the form's own check says what is wrong with it
+        return
+    if isinstance(told, dict) and told.get("replay-of"):
+        raise ConfigError(
+            f"{path} is the report of a replay, which is evidence of nothing",
+            hint="run the suite against the hypervisor itself: --hypervisor instead of --replay",
+        )
 
 
 def _content(path: Path) -> bytes:

@@ -65,6 +65,8 @@ class Endpoint:
         password_file: File with the password for the hypervisor's own API, where it has one.
         ca_file: Certificates that sign that API's own; without one, this machine's.
         certificate: SHA-256 of that API's certificate, which pins it.
+        marks: Directory of ours that outlives builds: what is ours behind that API is noted there,
+            where the hypervisor itself has no room for a mark.
         winrm: How to log in, where the transport is `winrm`.
         facts: What the evidence needs to say of the node (kernel, versions).
     """
@@ -81,6 +83,7 @@ class Endpoint:
     password_file: Path | None = None
     ca_file: Path | None = None
     certificate: str = ""
+    marks: Path | None = None
     winrm: WinrmLogin | None = None
     facts: dict[str, str] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from pypsrp.shell import SignalCode, WinRS
 from pypsrp.wsman import WSMan
@@ -21,6 +21,7 @@ from ci.cancel import CancelToken, Deadline
 from ci.errors import CollectError, ConfigError, HypervouchError, NodeUnavailable, RunTimeout
 from ci.layout import SecretRef
 from ci.model.node import Endpoint
+from ci.model.result import Grade
 from ci.runners import stop, winrm_words
 from ci.runners.archive import MAX_FILES, Intake, unpack
 from ci.runners.base import Sink
@@ -31,7 +32,7 @@ from ci.settings import resolve_secret
 from nodes import wsman
 from nodes.hypervisors.base import Access
 
-# A transfer that stands still for this long is lost.
+# A transfer without a deadline that stands still for this long is lost.
 STALLED_S = 60.0
 _MAX_LISTING = 8 << 20
 _CODES = {
@@ -57,19 +58,29 @@ class WinrmRunner:
 
         Raises:
             NodeUnavailable: Refused, unreachable, or another certificate.
-            ConfigError: The endpoint names no password, or there is none.
+            ConfigError: The endpoint names no password, or there is none; or it is our emulator
+                and says not so.
         """
         if deadline.passed:
             raise deadline.error()
         link = _link(endpoint)
         session = WinrmSession(link, family(endpoint.workdir), grace, tell)
         try:
-            session.login()
+            _check_emulator(session.login(), endpoint)
             _check(deadline)
         except BaseException:
             session.end_quietly()
             raise
         return session
+
+
+def _check_emulator(owner: str, endpoint: Endpoint) -> None:
+    """Our emulator says whose its shells are; nothing that it shows may pass for a Windows."""
+    if owner == wsman.EMULATOR and endpoint.grade is not Grade.EMULATOR:
+        raise ConfigError(
+            f"node {endpoint.host}:{endpoint.port} is our emulator of WinRM: no Windows runs there",
+            hint="say grade: emulator, and emulator-may-vote: true, on its provider",
+        )
 
 
 def _link(endpoint: Endpoint) -> Link:
@@ -115,14 +126,17 @@ class WinrmSession:
         self._broken = False
         self._ending = threading.Lock()
 
-    def login(self) -> None:
+    def login(self) -> str:
         """Open the shell for our own commands: whoever is refused is refused here.
+
+        Returns:
+            Whose the shell is, as the node says it; nothing where it does not.
 
         Raises:
             NodeUnavailable: Refused, unreachable, or another certificate.
         """
         try:
-            self._shell(None, {})
+            return cast("str | None", self._shell(None, {}).owner) or ""
         except NodeUnavailable as error:
             raise wsman_refusal(self._link, error) from error
 
@@ -399,7 +413,11 @@ class _Ear:
 
 
 class _Pieces:
-    """What one of our own commands says, piece by piece; a standstill is an error."""
+    """What one of our own commands says, piece by piece.
+
+    A large tree may be removed or unpacked for minutes without a word: the deadline decides, and
+    without one a standstill is an error. A server that does not answer at all is one sooner.
+    """
 
     def __init__(self, link: Link, command: Command, deadline: Deadline | None) -> None:
         self._link = link
@@ -419,7 +437,7 @@ class _Pieces:
             if chunks:
                 name = "stdout" if any(kind == "stdout" for kind, _ in chunks) else "stderr"
                 return name, b"".join(data for kind, data in chunks if kind == name)
-            if time.monotonic() >= stalled:
+            if self._deadline is None and time.monotonic() >= stalled:
                 raise NodeUnavailable(f"node {self._link.where} stands still", retryable=True)
         raise StopIteration
 

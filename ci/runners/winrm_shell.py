@@ -6,16 +6,19 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
-from pypsrp.exceptions import AuthenticationError, WinRMError, WSManFaultError
+from pypsrp.exceptions import AuthenticationError, WinRMTransportError, WSManFaultError
 from pypsrp.shell import CommandState, WinRS
 from pypsrp.wsman import NAMESPACES, OptionSet, SelectorSet, WSMan, WSManAction
 from requests.exceptions import ConnectionError as Unreachable
-from requests.exceptions import SSLError
+from requests.exceptions import SSLError, TooManyRedirects
+from spnego.exceptions import SpnegoError
 
 from ci.errors import HypervouchError, NodeUnavailable
+from nodes.wsman import ON_THE_WAY
 
 SHELLS = "http://schemas.microsoft.com/wbem/wsman/1/windows/shell"
 CMD = f"{SHELLS}/cmd"
@@ -31,7 +34,6 @@ READ_S = 30.0
 TIMED_OUT = 2150858793
 NO_SHELL = {2150858843, 2150859113, 2150858842}
 NAME = "hypervouch-"
-_BROKEN = (WinRMError, OSError, ET.ParseError)
 
 
 class Said(NamedTuple):
@@ -151,7 +153,7 @@ class Link:
             if error.code == TIMED_OUT:
                 return Said((), None)
             raise self.lost("while a command ran", error) from error
-        except _BROKEN as error:
+        except ON_THE_WAY as error:
             raise self.lost("while a command ran", error) from error
         said = _read(envelope)
         if said.status is not None:
@@ -213,7 +215,7 @@ class Link:
             except WSManFaultError as error:
                 if error.code not in NO_SHELL:
                     raise self.lost("while a shell was deleted", error) from error
-            except _BROKEN as error:
+            except ON_THE_WAY as error:
                 raise self.lost("while a shell was deleted", error) from error
 
     @contextmanager
@@ -221,7 +223,7 @@ class Link:
         with self._lock:
             try:
                 yield
-            except _BROKEN as error:
+            except ON_THE_WAY as error:
                 raise self.lost(when, error) from error
 
 
@@ -237,6 +239,11 @@ def lost(where: str, when: str, error: object) -> NodeUnavailable:
             f"node {where} shows a certificate that is not trusted: {error}",
             hint="check the node, then set ca-file or certificate on its provider",
         )
+    if when == "at the login" and (why := _no_winrm(error)):
+        return NodeUnavailable(
+            f"node {where} cannot be logged in to: {why}",
+            hint="check that its port is WinRM's, and auth of its provider",
+        )
     if isinstance(error, Unreachable) and when == "at the login":
         return NodeUnavailable(
             f"node {where} does not answer: {error}",
@@ -249,6 +256,20 @@ def lost(where: str, when: str, error: object) -> NodeUnavailable:
         hint="check that the node is up",
         retryable=True,
     )
+
+
+def _no_winrm(error: object) -> str:
+    """What is wrong with an answer that is none of WinRM's, or with the way to log in."""
+    if isinstance(error, TooManyRedirects):
+        return "it sends us elsewhere"
+    if isinstance(error, WinRMTransportError):
+        status = int(error.code)
+        return "" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else f"it answers HTTP {status}"
+    if isinstance(error, ImportError):
+        return f"auth=kerberos takes pip install 'pyspnego[kerberos]': {error}"
+    if isinstance(error, (SpnegoError, ET.ParseError, ValueError, LookupError, AttributeError)):
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _selectors(shell: WinRS) -> SelectorSet | None:

@@ -6,11 +6,10 @@ Lifecycle, driven by a suite, a probe or the leak inventory:
 1. `nodes.hypervisors.table.connect(url, access)` gives a connected Hypervisor.
 2. `launch(spec)` makes a guest and starts it; it returns once the hypervisor says that it
    runs, which is before the guest has booted: what happens inside is told by its console.
-3. Calls for one guest come one at a time. Calls for different guests may run at once, from
-   different threads. Each call returns when its effect can be seen, or raises.
+3. Calls for one guest come one at a time, those for different guests perhaps at once, from
+   several threads. Each call returns when its effect can be seen, or raises.
 4. `delete(name)` ends a guest and removes whatever `launch` and later calls made for it:
-   disks, snapshots, saved memory, rescue images, logs. Volumes, networks and cached images
-   are removed by calls of their own.
+   disks, snapshots, memory, logs. Volumes, networks, cached images have calls of their own.
 5. `close()` gives the connection back; guests go on. Repeatable, never raises.
 
 What may be repeated, and succeeds: `delete`, `delete_volume`, `delete_network`, `forget_image`,
@@ -55,9 +54,9 @@ class Access:
         known_hosts: File with the pinned host key; unknown keys are refused.
         password: Of the URL's user, where the hypervisor has an API of its own.
         ca_file: Certificates that sign the API's own; without one, this machine's.
-        certificate: SHA-256 of the API's certificate in hexadecimal, which pins it: no other is
-            taken, and nobody has to have signed it.
+        certificate: SHA-256 of the API's certificate, in hexadecimal: then no other is taken.
         timeout_s: Seconds that one call may take to show its effect.
+        marks: Directory that outlives `work`, for notes on what is ours; `work` by default.
     """
 
     work: Path
@@ -68,6 +67,7 @@ class Access:
     ca_file: Path | None = None
     certificate: str = ""
     timeout_s: float = 120.0
+    marks: Path | None = None
 
 
 class GuestState(StrEnum):
@@ -316,7 +316,7 @@ class Hypervisor(ABC):
     migrates_within: ClassVar[bool] = False
     runs_guests: ClassVar[bool] = True
     boots_disks: ClassVar[bool] = False
-    guests_at_once: ClassVar[int] = 0
+    guests_at_once: int = 0
 
     def refuse_missing(self, spec: GuestSpec) -> None:
         """Look whether a guest asks for something that is missing; for adapters' `launch`.

@@ -9,6 +9,7 @@ then named by their GUID, for names of Hyper-V may be taken twice and hold wildc
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PureWindowsPath
 from typing import Any, ClassVar
@@ -16,9 +17,9 @@ from typing import Any, ClassVar
 from ci.errors import HypervouchError
 from ci.model.evidence import System
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors import libvirt_files
 from nodes.hypervisors.base import (
-    PREFIX,
     Access,
     Console,
     DiskFormat,
@@ -34,27 +35,18 @@ from nodes.hypervisors.base import (
     Volume,
 )
 from nodes.hypervisors.faults import CallerFault, Unsupported
-from nodes.hypervisors.hyperv_devices import Devices, card_name
+from nodes.hypervisors.hyperv_devices import Devices, card_name, whole
+from nodes.hypervisors.hyperv_facts import EMULATED, MARK, Facts, is_ours, state_of
 from nodes.hypervisors.hyperv_files import Files
 from nodes.hypervisors.hyperv_link import HyperVLink, Record, Step, address, step, wide
 from nodes.hypervisors.hyperv_missing import MISSING
 from nodes.hypervisors.local import check_name, check_properties
 
-MARK = "hypervouch"
 RDP_PORT = 2179
 _TYPES, _MODES = frozenset({"hyperv"}), frozenset({"hvm"})
 _MIB = 1 << 20
-_ROOT, _OTHER_ROOT, _RESCUE, _DRIVE = "root.vhdx", "root-2.vhdx", "rescue.vhdx", "config.iso"
-_SHOWN = ["Id", "Name", "State", "Notes", "ProcessorCount", "MemoryStartup"]
-_STATES = {
-    "Off": GuestState.SHUTOFF,
-    "Paused": GuestState.PAUSED,
-    "Saved": GuestState.SUSPENDED,
-    "FastSaved": GuestState.SUSPENDED,
-} | dict.fromkeys(
-    ("Running", "Starting", "Stopping", "Saving", "Pausing", "Resuming", "Reset"),
-    GuestState.RUNNING,
-)
+_RESCUE, _DRIVE = "rescue.vhdx", "config.iso"
+_CLAIMS = frozenset({Grade.BARE, Grade.NESTED, Grade.SIMULATOR})
 
 
 def connect(url: str, access: Access) -> "HyperVHypervisor":
@@ -88,14 +80,21 @@ class HyperVHypervisor(Hypervisor):
         """Find the host and its switch.
 
         Raises:
-            CallerFault: There is no such switch, or no Hyper-V.
+            CallerFault: There is no such switch, or no Hyper-V, or it is our emulator, said to be
+                more than that.
         """
         self._link = link
         self._access = access
+        self._facts = Facts(link)
         self._files = Files(link)
-        self.name = str(self._host()["Name"])
+        if access.grade in _CLAIMS and EMULATED in str(self._facts.windows()["Caption"]):
+            raise CallerFault(
+                f"{link.where.host} is our emulator, which is no evidence of grade {access.grade}",
+                hint="say grade: emulator",
+            )
+        self.name = str(self._facts.host()["Name"])
         wanted = link.where.options.get("switch", "")
-        switches = {str(one["Name"]) for one in self._switches()}
+        switches = {str(one["Name"]) for one in self._facts.switches()}
         if wanted and wanted not in switches:
             raise CallerFault(f"{self.name} has no switch {wanted}", hint="look at Get-VMSwitch")
         self._devices = Devices(link, wanted or min(switches, default=""))
@@ -104,14 +103,14 @@ class HyperVHypervisor(Hypervisor):
 
     def system(self) -> System:
         """Nova's column, with the versions that the host gives."""
-        told = self._windows()
+        told = self._facts.windows()
         versions = {"windows": f"{told['Caption']} {told['Version']}"}
         return System(key="hyperv", title="Hyper-V", grade=self._access.grade, versions=versions)
 
     def status(self) -> HostStatus:
         """What the host says of itself."""
-        host = self._host()
-        booted = datetime.fromisoformat(str(self._windows()["LastBootUpTime"]))
+        host = self._facts.host()
+        booted = datetime.fromisoformat(str(self._facts.windows()["LastBootUpTime"]))
         uptime = datetime.now(UTC) - booted.astimezone(UTC)
         return HostStatus(
             hostname=self.name,
@@ -130,21 +129,21 @@ class HyperVHypervisor(Hypervisor):
             step("Select-Object", Property=["VMName", "Name"]),
         )
         return Inventory(
-            guests={str(one["Name"]): _state(one) for one in self._machines()},
+            guests={str(one["Name"]): state_of(one) for one in self._facts.machines()},
             volumes=frozenset(self._files.volumes()),
-            networks=frozenset(str(one["Name"]) for one in self._switches()),
+            networks=frozenset(str(one["Name"]) for one in self._facts.switches()),
             snapshots=frozenset(f"{one['VMName']}/{one['Name']}" for one in snapshots),
         )
 
     def cleanup(self) -> tuple[str, ...]:
         """Remove guests and switches that carry our mark and our prefix, and our volumes."""
-        guests = [one for one in self._machines() if _is_ours(one)]
+        guests = [one for one in self._facts.machines() if is_ours(one)]
         for one in guests:
             self._remove(one)
         volumes = self._files.volumes()
         for path in volumes.values():
             self._files.remove(path)
-        switches = [str(one["Name"]) for one in self._switches() if _is_ours(one)]
+        switches = [str(one["Name"]) for one in self._facts.switches() if is_ours(one)]
         for name in switches:
             self.delete_network(name)
         names = sorted(str(one["Name"]) for one in guests)
@@ -159,7 +158,7 @@ class HyperVHypervisor(Hypervisor):
     def launch(self, spec: GuestSpec) -> None:
         """Write a guest's disk, make its machine and start it."""
         self._check(spec)
-        if self._find(spec.name):
+        if self._facts.find(spec.name):
             raise CallerFault(f"there is a guest {spec.name} already")
         try:
             self._make(spec)
@@ -171,9 +170,12 @@ class HyperVHypervisor(Hypervisor):
             raise
 
     def _undo(self, name: str) -> None:
-        """Remove what a launch has begun, perhaps before it got its mark."""
-        for one in self._find(name):
-            self._remove(one)
+        """Remove what a launch has begun, perhaps before it got its mark: it lies in our folder."""
+        folder = PureWindowsPath(self._files.guest(name))
+        for one in self._facts.find(name):
+            path = PureWindowsPath(str(one["Path"] or ""))
+            if is_ours(one) or folder in {path, *path.parents}:
+                self._remove(one)
         self._files.remove(self._files.guest(name))
 
     def _check(self, spec: GuestSpec) -> None:
@@ -192,8 +194,8 @@ class HyperVHypervisor(Hypervisor):
 
     def _make(self, spec: GuestSpec) -> None:
         doing, name = f"make {spec.name}", spec.name
-        root = self._files.guest(name, _ROOT)
         self._files.remove(self._files.guest(name))  # what an earlier one may have left
+        root = self._files.free_root(name)
         self._files.put_image(spec.image, root)
         made = step(
             "New-VM",
@@ -231,9 +233,9 @@ class HyperVHypervisor(Hypervisor):
 
     def info(self, name: str) -> GuestInfo:
         """What its machine says."""
-        told = self._guest(name)
+        told = self._facts.guest(name)
         return GuestInfo(
-            state=_state(told),
+            state=state_of(told),
             memory_mib=int(told["MemoryStartup"]) // _MIB,
             cpus=int(told["ProcessorCount"]),
             volumes=self._devices.volumes(told["Id"]),
@@ -243,10 +245,10 @@ class HyperVHypervisor(Hypervisor):
 
     def power_off(self, name: str) -> None:
         """Turned off; a suspended guest's memory is thrown away."""
-        self._turn_off(self._guest(name))
+        self._turn_off(self._facts.guest(name))
 
     def _turn_off(self, told: Record) -> None:
-        doing, state = f"power off {told['Name']}", _state(told)
+        doing, state = f"power off {told['Name']}", state_of(told)
         if state is GuestState.SUSPENDED:
             self._devices.on(
                 doing, told["Id"], step("Remove-VMSavedState"), feature=Feature.TERMINATE
@@ -262,17 +264,20 @@ class HyperVHypervisor(Hypervisor):
             CallerFault: Somebody else has a machine of that name.
         """
         check_name(name)
-        for one in self._find(name):
-            if not _is_ours(one):
-                raise CallerFault(f"{name} is not ours: its notes lack our mark")
+        found = self._facts.find(name)
+        if not all(map(is_ours, found)):
+            raise CallerFault(f"{name} is not ours: its notes lack our mark")
+        for one in found:
             self._remove(one)
-        self._files.remove(self._files.guest(name))
+        if not found:
+            self._files.remove(self._files.guest(name))
 
     def _remove(self, told: Record) -> None:
         name, vm = str(told["Name"]), told["Id"]
         self._turn_off(told)
         gone = step("Remove-VMSnapshot", Confirm=False)
         self._devices.on(f"remove the checkpoints of {name}", vm, step("Get-VMSnapshot"), gone)
+        self._devices.await_merge(vm)
         self._devices.on(
             f"remove {name}", vm, step("Remove-VM", Force=None), feature=Feature.TERMINATE
         )
@@ -284,20 +289,20 @@ class HyperVHypervisor(Hypervisor):
         Raises:
             Unsupported: Always.
         """
-        self._guest(name)
+        self._facts.guest(name)
         self.cannot(Feature.CONSOLE_SERIAL_INTERACTIVE)
 
     def screen(self, name: str, kind: str) -> Screen:
         """The host's own port for the screens of all its guests."""
-        self._guest(name)
+        self._facts.guest(name)
         if kind != "rdp":
             self.cannot(Feature(f"console.{kind}"))
         return Screen(kind="rdp", host=self._link.where.host, port=RDP_PORT)
 
     def start(self, name: str) -> None:
         """Start it."""
-        told = self._guest(name)
-        if _state(told) is not GuestState.RUNNING:
+        told = self._facts.guest(name)
+        if state_of(told) is not GuestState.RUNNING:
             self._devices.on(f"start {name}", told["Id"], step("Start-VM"), feature=Feature.LAUNCH)
 
     def shutdown(self, name: str) -> None:
@@ -314,14 +319,14 @@ class HyperVHypervisor(Hypervisor):
 
     def pause(self, name: str) -> None:
         """Stop its processors."""
-        told = self._guest(name)
-        if _state(told) is not GuestState.PAUSED:
+        told = self._facts.guest(name)
+        if state_of(told) is not GuestState.PAUSED:
             self._devices.on(f"pause {name}", told["Id"], step("Suspend-VM"), feature=Feature.PAUSE)
 
     def unpause(self, name: str) -> None:
         """Let them go on."""
-        told = self._guest(name)
-        if _state(told) is not GuestState.RUNNING:
+        told = self._facts.guest(name)
+        if state_of(told) is not GuestState.RUNNING:
             self._devices.on(
                 f"unpause {name}", told["Id"], step("Resume-VM"), feature=Feature.UNPAUSE
             )
@@ -341,7 +346,7 @@ class HyperVHypervisor(Hypervisor):
 
     def revert(self, name: str, tag: str) -> None:
         """Go back and start."""
-        vm = self._guest(name)["Id"]
+        vm = self._facts.guest(name)["Id"]
         shown = step("Select-Object", Property=["Id", "Name"])
         kept = self._devices.on(
             f"list the checkpoints of {name}", vm, step("Get-VMSnapshot"), shown
@@ -366,9 +371,8 @@ class HyperVHypervisor(Hypervisor):
         """Another file in the place of its disk."""
         self._need_disk(image)
         with self._off(name) as vm:
-            old = self._devices.root(name, vm)
-            file = _OTHER_ROOT if PureWindowsPath(old).name == _ROOT else _ROOT
-            new = self._files.guest(name, file)
+            # What checkpoints need is beneath a difference: the old file is nobody's but ours.
+            old, new = self._devices.root(name, vm), self._files.free_root(name)
             self._files.put_image(image, new)
             self._devices.boot(f"rebuild {name}", vm, new)
             self._files.remove(old)
@@ -377,7 +381,7 @@ class HyperVHypervisor(Hypervisor):
         """The rescue image takes the disk's place, and that goes behind it."""
         self._need_disk(image)
         doing, own, rescue = f"rescue {name}", self._root(name), self._rescue(name)
-        if own == rescue:
+        if whole(own) == rescue:
             raise CallerFault(f"{name} is rescued already")
         with self._off(name) as vm:
             self._files.put_image(image, rescue)
@@ -387,14 +391,14 @@ class HyperVHypervisor(Hypervisor):
     def unrescue(self, name: str) -> None:
         """The guest's own disk alone again."""
         doing, rescue = f"unrescue {name}", self._rescue(name)
-        if self._root(name) != rescue:
+        if whole(self._root(name)) != rescue:
             raise CallerFault(f"{name} is not rescued")
         folder = PureWindowsPath(rescue).parent
         with self._off(name) as vm:
             own = next(
                 one
                 for one in self._devices.drives(vm)
-                if PureWindowsPath(one["Path"]).parent == folder and one["Path"] != rescue
+                if PureWindowsPath(one["Path"]).parent == folder and whole(one["Path"]) != rescue
             )
             self._devices.unplug(doing, vm, own)
             self._devices.boot(doing, vm, str(own["Path"]))
@@ -448,14 +452,14 @@ class HyperVHypervisor(Hypervisor):
             self.cannot(Feature.ATTACH_TAGGED_VOLUME)
         if volume.source:
             self.cannot(Feature.STORAGE_BLOCK_BACKEND_ISCSI)
-        vm = self._guest(name)["Id"]
+        vm = self._facts.guest(name)["Id"]
         if self._devices.plugged(vm, volume):
             raise CallerFault(f"{volume.name} is attached to {name} already")
         self._devices.plug(f"attach {volume.name} to {name}", vm, volume.path)
 
     def detach_volume(self, name: str, volume: Volume) -> None:
         """Off its place."""
-        vm, doing = self._guest(name)["Id"], f"detach {volume.name} from {name}"
+        vm, doing = self._facts.guest(name)["Id"], f"detach {volume.name} from {name}"
         found = self._devices.plugged(vm, volume)
         if not found:
             raise CallerFault(f"{volume.name} is not attached to {name}")
@@ -463,13 +467,17 @@ class HyperVHypervisor(Hypervisor):
 
     def extend_volume(self, name: str, volume: Volume, size_mib: int) -> Volume:
         """Resize-VHD under the running guest."""
-        if not self._devices.plugged(self._guest(name)["Id"], volume):
+        plugged = self._devices.plugged(self._facts.guest(name)["Id"], volume)
+        if not plugged:
             raise CallerFault(f"{volume.name} is not attached to {name}")
+        path = str(plugged[0]["Path"])
+        if whole(path) != path:
+            raise CallerFault(f"{volume.name} has a checkpoint, and is not made larger with it")
         if size_mib < volume.size_mib:
             raise CallerFault(f"{volume.name} has {volume.size_mib} MiB, and is not made smaller")
-        larger = step("Resize-VHD", Path=volume.path, SizeBytes=wide(size_mib * _MIB))
+        larger = step("Resize-VHD", Path=path, SizeBytes=wide(size_mib * _MIB))
         self._link.run(f"extend {volume.name}", larger, feature=Feature.EXTEND_VOLUME)
-        return Volume(name=volume.name, size_mib=size_mib, path=volume.path, format=volume.format)
+        return replace(volume, size_mib=size_mib)
 
     def attach_interface(self, name: str, nic: Nic) -> None:
         """Into the running guest."""
@@ -482,7 +490,7 @@ class HyperVHypervisor(Hypervisor):
 
     def detach_interface(self, name: str, nic: Nic) -> None:
         """By the name that its address gave it."""
-        vm, doing = self._guest(name)["Id"], f"detach {nic.mac} from {name}"
+        vm, doing = self._facts.guest(name)["Id"], f"detach {nic.mac} from {name}"
         wanted = step("Get-VMNetworkAdapter", Name=card_name(nic))
         if not self._devices.on(doing, vm, wanted, step("Select-Object", Property=["Name"])):
             raise CallerFault(f"{name} has no card {nic.mac}")
@@ -492,7 +500,7 @@ class HyperVHypervisor(Hypervisor):
     def create_network(self, name: str) -> None:
         """A private switch with our mark."""
         check_name(name)
-        if name in {str(one["Name"]) for one in self._switches()}:
+        if name in {str(one["Name"]) for one in self._facts.switches()}:
             raise CallerFault(f"there is a switch {name} already")
         made = step("New-VMSwitch", Name=name, SwitchType="Private", Notes=MARK)
         feature = Feature.NETWORKING_TOPOLOGY_FLAT
@@ -501,8 +509,8 @@ class HyperVHypervisor(Hypervisor):
     def delete_network(self, name: str) -> None:
         """Remove the switch, if it is ours."""
         check_name(name)
-        for one in self._switches():
-            if one["Name"] == name and _is_ours(one):
+        for one in self._facts.switches():
+            if one["Name"] == name and is_ours(one):
                 gone = step("Remove-VMSwitch", Name=name, Force=None)
                 self._link.run(f"remove the switch {name}", gone)
 
@@ -517,7 +525,7 @@ class HyperVHypervisor(Hypervisor):
         """
         if not isinstance(to, HyperVHypervisor):
             raise Unsupported(Feature.LIVE_MIGRATE, "a guest moves between Hyper-V hosts only")
-        vm = self._guest(name)["Id"]
+        vm = self._facts.guest(name)["Id"]
         wanted: dict[str, Any] = {"DestinationHost": to.name}
         if block or not self._files.is_shared:
             if self._devices.volumes(vm):
@@ -533,62 +541,19 @@ class HyperVHypervisor(Hypervisor):
 
     # Helpers -----------------------------------------------------------------------------
 
-    def _host(self) -> Record:
-        shown = ["Name", "LogicalProcessorCount", "MemoryCapacity"]
-        told = self._link.run(
-            "look at the host", step("Get-VMHost"), step("Select-Object", Property=shown)
-        )
-        return dict(told[0])
-
-    def _windows(self) -> Record:
-        told = self._link.run(
-            "look at Windows",
-            step("Get-CimInstance", ClassName="Win32_OperatingSystem"),
-            step("Select-Object", Property=["Caption", "Version", "LastBootUpTime"]),
-        )
-        return dict(told[0])
-
-    def _switches(self) -> list[Record]:
-        shown = step("Select-Object", Property=["Name", "Notes"])
-        return self._link.run("list the switches", step("Get-VMSwitch"), shown)
-
-    def _machines(self) -> list[Record]:
-        shown = step("Select-Object", Property=_SHOWN)
-        return self._link.run("list the guests", step("Get-VM"), shown)
-
-    def _find(self, name: str) -> list[Record]:
-        check_name(name)  # and so no wildcards
-        found = step("Get-VM", Name=name)
-        return self._link.find(f"look for {name}", found, step("Select-Object", Property=_SHOWN))
-
-    def _guest(self, name: str) -> Record:
-        found = self._find(name)
-        if len(found) != 1:
-            hint = "look at the inventory"
-            raise CallerFault(f"there is no guest {name}, or several: {len(found)}", hint=hint)
-        return found[0]
-
     def _do(self, doing: str, name: str, what: Step, feature: Feature) -> None:
-        self._devices.on(doing, self._guest(name)["Id"], what, feature=feature)
+        self._devices.on(doing, self._facts.guest(name)["Id"], what, feature=feature)
 
     @contextmanager
     def _off(self, name: str) -> Iterator[str]:
         """A guest that is off for a change, and runs afterwards."""
-        told = self._guest(name)
+        told = self._facts.guest(name)
         self._turn_off(told)
         yield str(told["Id"])
         self.start(name)
 
     def _root(self, name: str) -> str:
-        return self._devices.root(name, self._guest(name)["Id"])
+        return self._devices.root(name, self._facts.guest(name)["Id"])
 
     def _rescue(self, name: str) -> str:
         return self._files.guest(name, _RESCUE)
-
-
-def _state(told: Record) -> GuestState:
-    return _STATES.get(str(told["State"]), GuestState.CRASHED)
-
-
-def _is_ours(told: Record) -> bool:
-    return MARK in str(told["Notes"] or "").split() and str(told["Name"]).startswith(PREFIX)

@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks and cards of machines on a Hyper-V host; a machine is named by its GUID."""
+"""Disks and cards of machines on a Hyper-V host; a machine is named by its GUID.
 
+A checkpoint leaves each disk as it is and puts a difference in its place, `NAME_GUID.avhdx` beside
+it: a disk is known by its own file's name all the same, see `whole`.
+"""
+
+import re
+import time
 from pathlib import PureWindowsPath
 from typing import Any
 
@@ -11,6 +17,10 @@ from nodes.hypervisors.hyperv_link import HyperVLink, Record, Step, step
 
 _PLACE = ["Path", "ControllerNumber", "ControllerLocation"]
 _PAIR = 2
+DISK = ".vhdx"
+_AGAIN_S = 0.5
+_GUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_DIFFERENCE = re.compile(rf"(.+)_{_GUID}\.avhdx", re.IGNORECASE)
 
 
 class Devices:
@@ -54,12 +64,23 @@ class Devices:
     def plugged(self, vm: object, volume: Volume) -> list[Record]:
         """A volume's places, by its file's name: a move with storage changes the folder."""
         file = PureWindowsPath(volume.path).name.lower()
-        return [one for one in self.drives(vm) if PureWindowsPath(one["Path"]).name.lower() == file]
+        return [one for one in self.drives(vm) if _file(one).name.lower() == file]
 
     def volumes(self, vm: object) -> frozenset[str]:
         """Names of our volumes that are plugged in."""
-        paths = [PureWindowsPath(str(one["Path"])) for one in self.drives(vm)]
+        paths = [_file(one) for one in self.drives(vm)]
         return frozenset(one.stem for one in paths if one.name.startswith(PREFIX))
+
+    def await_merge(self, vm: object) -> None:
+        """Wait until differences have gone into their disks: removed checkpoints leave that behind.
+
+        Where it takes too long, the host says itself what it does not let us do meanwhile.
+        """
+        deadline = time.monotonic() + self._link.timeout_s
+        while any(whole(one["Path"]) != one["Path"] for one in self.drives(vm)):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_AGAIN_S)
 
     def plug(self, doing: str, vm: object, path: str) -> None:
         """At the next free place of its controller."""
@@ -94,6 +115,17 @@ class Devices:
 def card_name(nic: Nic) -> str:
     """What a card of ours is called on its host."""
     return f"{PREFIX}{nic.mac.replace(':', '').lower()}"
+
+
+def whole(path: str) -> str:
+    """The disk that a path is, or is a difference of."""
+    place = PureWindowsPath(path)
+    found = _DIFFERENCE.fullmatch(place.name)
+    return str(place.with_name(f"{found[1]}{DISK}")) if found else path
+
+
+def _file(drive: Record) -> PureWindowsPath:
+    return PureWindowsPath(whole(str(drive["Path"])))
 
 
 def _with_colons(mac: str) -> str:

@@ -9,7 +9,6 @@ Hyper-V. Identities marked by Hyper-V were not seen on a real host by us.
 """
 
 import ssl
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +18,14 @@ from typing import Any
 import requests
 from pypsrp.exceptions import (
     AuthenticationError,
-    WinRMError,
     WinRMTransportError,
     WSManFaultError,
 )
-from spnego.exceptions import SpnegoError
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.wsman import ON_THE_WAY
 
 NO_SHELL = 2150858843
 _AGAIN = "try again in a moment"
@@ -35,7 +33,7 @@ _LOGIN = "look at user and password: it was tried once"
 _RIGHTS = "is the user in Hyper-V Administrators and Remote Management Users?"
 _GONE = "it was removed meanwhile"
 _CATEGORY_MAX = 31
-UNKNOWN_NAME = "InvalidParameter"
+UNKNOWN_NAME, NO_PATH = "InvalidParameter", "PathNotFound"
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,11 @@ BY_ID: dict[str, Meaning] = {
     "CommandNotFoundException": Meaning(Unsupported),
     "NamedParameterNotFound": Meaning(Unsupported),
     "NotSupported": Meaning(Unsupported),
-    "InvalidParameter": Meaning(CallerFault, "look at the inventory"),
+    UNKNOWN_NAME: Meaning(CallerFault, "look at the inventory"),
     "ObjectAlreadyExists": Meaning(CallerFault, "choose another name"),
     "InvalidState": Meaning(TransientFault, "look at the guest's state"),
     "ObjectNotFound": Meaning(TransientFault, _GONE),
-    "PathNotFound": Meaning(TransientFault, _GONE),
+    NO_PATH: Meaning(TransientFault, _GONE),
     "ObjectInUse": Meaning(TransientFault, _AGAIN),
     "RemoveFileSystemItemIOError": Meaning(TransientFault, _AGAIN),
     "Timeout": Meaning(TransientFault, _AGAIN),
@@ -108,20 +106,6 @@ def from_record(record: Any) -> CmdletFailed:
     category = int(getattr(record, "category", 0) or 0)
     known = category if 0 <= category <= _CATEGORY_MAX else 0
     return CmdletFailed(f"{words} ({whole})", whole.partition(",")[0], known)
-
-
-ON_THE_WAY = (
-    WinRMError,
-    SpnegoError,
-    requests.RequestException,
-    ET.ParseError,
-    OSError,
-    ValueError,  # by pypsrp, for ways to log in that the host does not offer
-    LookupError,  # and for answers that lack what WinRM's have
-    AttributeError,
-    ImportError,  # of Kerberos' own library
-)
-"""What pypsrp lets through besides error records."""
 
 
 def fault(

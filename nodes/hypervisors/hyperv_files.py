@@ -7,12 +7,15 @@ compared by SHA-256. Paths are literal: none is ever taken for a pattern.
 """
 
 import hashlib
+import itertools
 import time
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO
 from zipfile import ZIP_DEFLATED, ZipFile
 
+from ci.errors import HypervouchError
 from nodes.hypervisors import libvirt_files
 from nodes.hypervisors.base import PREFIX, DiskFormat, GuestImage
 from nodes.hypervisors.faults import NodeFault, TransientFault
@@ -40,6 +43,12 @@ class Files:
         """A guest's folder, or a file in it."""
         return str(self._folder / name / file)
 
+    def free_root(self, name: str) -> str:
+        """A file for a guest's disk that is not there yet: checkpoints may need one that is."""
+        names = (f"root-{number}" for number in itertools.count(2))
+        paths = (self.guest(name, f"{one}{SUFFIX}") for one in itertools.chain(["root"], names))
+        return next(path for path in paths if not self.is_there(path))
+
     def volume(self, name: str) -> str:
         """A volume's file."""
         return str(self._folder / "volumes" / f"{name}{SUFFIX}")
@@ -50,12 +59,9 @@ class Files:
 
     def volumes(self) -> dict[str, str]:
         """Volumes by their names, with their paths."""
-        folder = self._folder / "volumes"
-        if not self.is_there(str(folder)):
-            return {}
-        found = self._link.run(
+        found = self._link.find(
             "list the volumes",
-            step("Get-ChildItem", LiteralPath=str(folder)),
+            step("Get-ChildItem", LiteralPath=str(self._folder / "volumes")),
             step("Select-Object", Property=["Name"]),
         )
         names = [str(one["Name"]) for one in found]
@@ -110,15 +116,21 @@ class Files:
         """
         doing, packed, target = f"write {path}", f"{path}.zip", PureWindowsPath(path)
         self.need_folder(path)
-        with TemporaryFile(prefix="hv-upload-") as file:
-            with ZipFile(file, "w", ZIP_DEFLATED, compresslevel=1) as archive:
-                archive.write(source, target.name)
-            file.seek(0)
-            self._send(doing, file, packed)
-        to = str(target.parent)
-        self._link.run(
-            doing, step("Expand-Archive", LiteralPath=packed, DestinationPath=to, Force=None)
-        )
+        try:
+            with TemporaryFile(prefix="hv-upload-") as file:
+                with ZipFile(file, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+                    archive.write(source, target.name)
+                file.seek(0)
+                self._send(doing, file, packed)
+            to = str(target.parent)
+            self._link.run(
+                doing, step("Expand-Archive", LiteralPath=packed, DestinationPath=to, Force=None)
+            )
+        except BaseException:
+            # The first error is the one to be told.
+            with suppress(HypervouchError):
+                self.remove(packed)
+            raise
         self.remove(packed)
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -148,11 +160,22 @@ class Files:
         deadline = time.monotonic() + self._link.timeout_s
         parameters = {"Recurse": None, "Force": None, "Confirm": False}
         while self.is_there(path):
+            is_late = time.monotonic() >= deadline
             try:
                 self._link.run(
                     f"remove {path}", step("Remove-Item", LiteralPath=path, **parameters)
                 )
             except TransientFault:
-                if time.monotonic() >= deadline:
+                if is_late:
                     raise
-                time.sleep(_AGAIN_S)
+            else:
+                # One that is open goes when its last user lets go of it, and is seen until then.
+                if not self.is_there(path):
+                    return
+                if is_late:
+                    raise TransientFault(
+                        f"cannot remove {path}: it was removed, and is still there",
+                        hint="look who has it open",
+                        retryable=True,
+                    )
+            time.sleep(_AGAIN_S)

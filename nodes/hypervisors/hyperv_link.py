@@ -12,36 +12,34 @@ Server, also beside PowerShell 7.
 import re
 import threading
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import requests
 from pypsrp.complex_objects import GenericComplexObject, PSInvocationState
 from pypsrp.exceptions import WSManFaultError
 from pypsrp.powershell import PowerShell, RunspacePool
 from pypsrp.serializer import TaggedValue
-from pypsrp.wsman import NAMESPACES, WSMan, WSManAction
-from requests.adapters import HTTPAdapter
+from pypsrp.wsman import WSMan
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates
+from nodes import wsman
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, TransientFault
 from nodes.hypervisors.hyperv_errors import (
+    NO_PATH,
     NO_SHELL,
-    ON_THE_WAY,
     UNKNOWN_NAME,
     CmdletFailed,
     from_record,
     translated,
 )
+from nodes.wsman import ON_THE_WAY
 
 OPTIONS = frozenset({"switch", "folder", "auth"})
-WAYS = frozenset({"negotiate", "ntlm", "kerberos", "basic"})
+WAYS = frozenset(wsman.AUTHS)
 FOLDER = r"C:\hypervouch"
 HTTPS_PORT, HTTP_PORT = 5986, 5985
 Record = dict[str, Any]
@@ -49,7 +47,9 @@ _PATH = re.compile(r"(?:[A-Za-z]:|\\\\[\w.-]+\\[\w.$-]+)(?:\\[\w][\w .-]*)+")
 _POLL_S = 20
 _ANSWER_S = 10
 _ENVELOPE = 500 << 10
-"""What Windows Server 2012 and later take; pypsrp's own size is that of 2008."""
+"""What Windows Server 2012 and later take."""
+_IDLE_S = 1800
+"""A session that nobody uses for so long is ended by the host: what a killed process left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +164,7 @@ class HyperVLink:
             )
         self.where = where
         self.timeout_s = access.timeout_s
-        self._password = access.password
-        self._tls = _Tls(access) if where.is_tls else None
+        self._access = access
         self._lock = threading.Lock()
         self._pool: RunspacePool | None = None
         with self._lock, translated(f"log in to {where.host} as {where.user}"):
@@ -196,7 +195,7 @@ class HyperVLink:
             try:
                 return self._run(doing, steps)
             except CmdletFailed as error:
-                if error.identity == UNKNOWN_NAME:
+                if error.identity in {UNKNOWN_NAME, NO_PATH}:
                     return []
                 raise
 
@@ -208,6 +207,7 @@ class HyperVLink:
                 if time.monotonic() >= deadline:
                     with suppress(*ON_THE_WAY):
                         shell.stop()
+                        self._drop(is_alive=True)
                     raise TransientFault(
                         f"cannot {doing}: {steps[-1].name} has not ended in {self.timeout_s:g} s",
                         hint="look at the host",
@@ -244,7 +244,7 @@ class HyperVLink:
     def _opened(self) -> RunspacePool:
         if self._pool is None:
             poll_s = int(max(1, min(_POLL_S, self.timeout_s / 2)))
-            pool = RunspacePool(self._connection(poll_s))
+            pool = RunspacePool(self._connection(poll_s), idle_timeout=_IDLE_S)
             try:
                 pool.open()
             except BaseException:
@@ -266,63 +266,18 @@ class HyperVLink:
 
     def _connection(self, poll_s: int) -> WSMan:
         where, wait_s = self.where, int(max(2, min(_ANSWER_S, self.timeout_s / 2)))
-        made = _WSMan(
+        return wsman.connect(
             where.host,
-            port=where.port,
-            username=where.user,
-            password=self._password,
-            ssl=where.is_tls,
+            where.port,
+            where.user,
+            self._access,
             auth=where.way,
-            encryption="auto" if where.is_tls else "always",
-            operation_timeout=poll_s,
-            connection_timeout=poll_s + wait_s,
-            read_timeout=poll_s + wait_s,
-            max_envelope_size=_ENVELOPE,
-            no_proxy=True,
+            operation_s=poll_s,
+            connect_s=poll_s + wait_s,
+            read_s=poll_s + wait_s,
+            envelope_bytes=_ENVELOPE,
+            is_tls=where.is_tls,
         )
-        with warnings.catch_warnings():  # pypsrp sets filters of its own
-            session = made.transport._build_session()  # noqa: SLF001 - the one place for TLS
-        session.trust_env = False
-        session.proxies = {}
-        session.verify = True
-        session.max_redirects = 0
-        if self._tls is not None:
-            session.mount("https://", self._tls)
-        made.transport.session = session
-        return made
-
-
-class _WSMan(WSMan):
-    """pypsrp's, which would ask six times for an answer that does not come."""
-
-    def receive(self, resource_uri: str, resource: Any, *args: Any, **named: Any) -> Any:
-        """Ask once."""
-        told = self.invoke(WSManAction.RECEIVE, resource_uri, resource, *args, **named)
-        return told.find("s:Body", namespaces=NAMESPACES)
-
-
-class _Tls(HTTPAdapter):
-    """TLS as `nodes.hypervisors.certificates` has it, on each connection, before a byte is sent."""
-
-    def __init__(self, access: Access) -> None:
-        self._context = certificates.context(access)
-        self._digest = access.certificate.replace(":", "").lower() or None
-        super().__init__(max_retries=0)
-
-    def init_poolmanager(self, *args: Any, **named: Any) -> None:
-        """Connections made with our context."""
-        named |= {"ssl_context": self._context, "assert_fingerprint": self._digest}
-        super().init_poolmanager(*args, **named)
-
-    def build_connection_pool_key_attributes(
-        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
-    ) -> Any:
-        """Where to; requests' own certificates stay out of our context."""
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {}
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context does it."""
 
 
 def plain(value: Any) -> Any:

@@ -16,15 +16,17 @@ import gzip
 import hashlib
 import secrets
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
+from ci.errors import NodeUnavailable
 from ci.model.evidence import System
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors import libvirt_files as files
 from nodes.hypervisors.base import (
     PREFIX,
@@ -39,12 +41,22 @@ from nodes.hypervisors.base import (
     Inventory,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
-from nodes.hypervisors.ironic_link import FAILED, IronicLink, Node, address, failed
+from nodes.hypervisors.ironic_link import (
+    FAILED,
+    IronicLink,
+    Node,
+    Taken,
+    address,
+    failed,
+    short,
+)
 from nodes.hypervisors.ironic_missing import MISSING
 from nodes.hypervisors.local import check_name, check_properties
 from nodes.hypervisors.tcp_console import TcpConsole
 
 MARK = "hypervouch"
+_FAKE = "fake-hardware"
+_REAL = frozenset({Grade.BARE, Grade.NESTED})
 REASON = "hypervouch: maintenance is tried"
 _NAMESPACE = uuid.UUID("6f1c3d1e-2b58-5a53-9b0e-1d9a0f4c7e11")
 _TYPES, _MODES = frozenset({"ironic", "baremetal"}), frozenset({"baremetal"})
@@ -83,18 +95,27 @@ class IronicHypervisor(Hypervisor):
         """
         self._link = link
         self._access = access
-        if not any(True for _ in self._nodes()):
+        nodes = list(self._nodes())
+        kinds = _kinds(nodes)
+        if not nodes:
             raise CallerFault(
                 f"no node of {link.where.host} fits {link.where.node}",
                 hint="look at node and class in the URL: openstack baremetal node list",
             )
+        if access.grade in _REAL and kinds == {_FAKE}:
+            raise CallerFault(
+                f"the nodes are {_FAKE}, which is no evidence of grade {access.grade}",
+                hint=f"say grade: {Grade.SIMULATOR}",
+            )
+        ours = (_guest_of(node).startswith(PREFIX) or _is_free(node) for node in nodes)
+        self.guests_at_once = sum(ours) or 1
 
     # Host --------------------------------------------------------------------------------
 
     def system(self) -> System:
         """Nova's column of Ironic, with the API's version and the kinds of hardware."""
         told = self._link.root.get("default_version", {})
-        kinds = sorted({str(node.get("driver", "")) for node in self._nodes()} - {""})
+        kinds = sorted(_kinds(self._nodes()))
         return System(
             key="ironic",
             title="Ironic",
@@ -117,19 +138,27 @@ class IronicHypervisor(Hypervisor):
         """Each node that the URL names and that is not free: ours by the guest's name."""
         return Inventory(
             guests={
-                _guest_of(node) or str(node.get("name") or node.get("uuid")): _state(node)
+                short(_guest_of(node) or node.get("name") or node.get("uuid")): _state(node)
                 for node in self._nodes()
                 if _guest_of(node) or node.get("provision_state") not in _OFFERS
             }
         )
 
     def cleanup(self) -> tuple[str, ...]:
-        """Take back the nodes that carry our mark and our prefix."""
-        found = {_guest_of(node): node for node in self._nodes() if _guest_of(node)}
-        names = tuple(sorted(name for name in found if name.startswith(PREFIX)))
-        for name in names:
-            self._take_back(name, found[name])
-        return names
+        """Take back the nodes that carry our mark and our prefix.
+
+        A node that cannot be cleaned does not keep the others from it.
+        """
+        ours = [node for node in self._nodes() if _guest_of(node).startswith(PREFIX)]
+        first: NodeUnavailable | CallerFault | None = None
+        for node in ours:
+            try:
+                self._take_back(_guest_of(node), node)
+            except (NodeUnavailable, CallerFault) as error:
+                first = first or error
+        if first is not None:
+            raise first
+        return tuple(sorted(short(_guest_of(node)) for node in ours))
 
     def close(self) -> None:
         """Close the connections."""
@@ -179,13 +208,23 @@ class IronicHypervisor(Hypervisor):
             ]
             try:
                 return self._link.patch(f"take node {name}", uid, changes, again=False)
-            except TransientFault as error:  # somebody else was quicker
+            except Taken as error:  # somebody else was quicker
                 refused = error
+            except (NodeFault, TransientFault):
+                # Perhaps it was done, and only the answer was lost.
+                with suppress(CallerFault, NodeFault, TransientFault):
+                    self._give_back(spec.name, uid)
+                raise
         raise TransientFault(
             f"no machine is free for {spec.name}" + (f": {refused.message}" if refused else ""),
             hint="wait for one, or give more: node and class in the URL",
             retryable=True,
         )
+
+    def _give_back(self, name: str, uid: str) -> None:
+        node = self._link.node(uid)
+        if _guest_of(node) == name and node.get("provision_state") in _OFFERS:
+            self._take_back(name, node)
 
     def _image(self, image: GuestImage, firmware: str = "") -> dict[str, object]:
         """What a node's `instance_info` says of an image."""
@@ -333,16 +372,17 @@ class IronicHypervisor(Hypervisor):
         """All that the URL names."""
         where = self._link.where
         filters = {"resource_class": where.resource_class} if where.resource_class else {}
-        for node in self._link.nodes(**filters):
-            if fnmatchcase(str(node.get("name") or ""), where.node):
-                yield node
+        yield from (node for node in self._link.nodes(**filters) if self._is_named(node))
+
+    def _is_named(self, node: Node) -> bool:
+        where = self._link.where
+        has_class = where.resource_class in {"", node.get("resource_class")}
+        return has_class and fnmatchcase(str(node.get("name") or ""), where.node)
 
     def _find(self, name: str) -> Node | None:
         """The node that is a guest, by its instance; by its mark where that is gone already."""
         for node in self._link.nodes(instance_uuid=_instance(name)):
-            if _guest_of(node) == name and fnmatchcase(
-                str(node.get("name") or ""), self._link.where.node
-            ):
+            if _guest_of(node) == name and self._is_named(node):
                 return node
         return next((node for node in self._nodes() if _guest_of(node) == name), None)
 
@@ -352,6 +392,10 @@ class IronicHypervisor(Hypervisor):
         if node is None:
             raise CallerFault(f"there is no guest {name}", hint="look at the inventory")
         return node
+
+
+def _kinds(nodes: Iterable[Node]) -> set[str]:
+    return {short(node.get("driver") or "unknown") for node in nodes}
 
 
 def _guest_of(node: Node) -> str:

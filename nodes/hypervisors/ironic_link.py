@@ -34,6 +34,8 @@ _DEPLOY_S = 1800.0
 _CALL_S = 60.0
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.1, 2.0
 _WORDS = 600
+# What httpx tells of a line that was closed too early; it has one error for that and for rubbish.
+_HUNG_UP = ("disconnected", "closed connection")
 _AGAIN = "try again in a moment"
 FAILED = frozenset(
     f"{what} failed"
@@ -42,6 +44,10 @@ FAILED = frozenset(
 """Provision states that a node does not leave by itself."""
 _STABLE = FAILED | {"enroll", "manageable", "available", "active", "rescue"}
 Node = dict[str, Any]
+
+
+class Taken(TransientFault):
+    """Ironic refused for now: the node is locked, or somebody else's instance is on it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ BY_STATUS: Mapping[int, Meaning] = {
     403: Meaning(NodeFault, "look at the user's role"),
     404: Meaning(CallerFault, "look at the inventory"),
     406: Meaning(NodeFault, f"it takes an Ironic that knows API {MICROVERSION}: 15.0 or newer"),
-    409: Meaning(TransientFault, "the node is locked: try again in a moment"),
+    409: Meaning(Taken, "the node is locked: try again in a moment"),
 }
 """Of the other statuses, 5xx is nobody's fault and the rest the node's."""
 
@@ -328,8 +334,8 @@ def failed(doing: str, node: Node) -> NodeFault:
 def _told(node: Node) -> str:
     name = node.get("name") or node.get("uuid") or "?"
     states = f"{node.get('provision_state')}, {node.get('power_state')}"
-    words = _short(node.get("last_error") or node.get("maintenance_reason") or "no error is told")
-    return f"node {_short(name)} is in state {states}: {words}"
+    words = short(node.get("last_error") or node.get("maintenance_reason") or "no error is told")
+    return f"node {short(name)} is in state {states}: {words}"
 
 
 def _marker(uuid: str) -> dict[str, str]:
@@ -367,8 +373,8 @@ def refused(
     meaning = BY_STATUS.get(status, Meaning(NodeFault, "look into Ironic's log"))
     if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
         meaning = Meaning(TransientFault, "look into Ironic's log")
-    if meaning.fault is TransientFault:
-        return TransientFault(text, hint=meaning.hint, retryable=True)
+    if issubclass(meaning.fault, TransientFault):
+        return meaning.fault(text, hint=meaning.hint, retryable=True)
     if meaning.fault is CallerFault:
         return CallerFault(text, hint=meaning.hint)
     return NodeFault(text, hint=meaning.hint)
@@ -383,12 +389,12 @@ def said(text: str) -> str:
                 told = json.loads(told)
         if isinstance(told, dict):
             told = told.get(key, told)
-    return _short(told)
+    return short(told)
 
 
 def on_the_way(error: Exception, doing: str) -> HypervouchError:
     """TLS, TCP and HTTP."""
-    words = _short(error) or type(error).__name__
+    words = short(error) or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -397,7 +403,8 @@ def on_the_way(error: Exception, doing: str) -> HypervouchError:
                 hint="set a ca-file, or pin it: certificate = its SHA-256",
             )
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, (httpx.RemoteProtocolError, httpx.DecodingError)):
+    strange = isinstance(error, (httpx.RemoteProtocolError, httpx.DecodingError))
+    if strange and not any(one in words for one in _HUNG_UP):
         return NodeFault(f"cannot {doing}: {words}", hint="is it an Ironic?")
     return TransientFault(f"cannot {doing}: {words}", hint=_AGAIN, retryable=True)
 
@@ -406,6 +413,7 @@ def _is_known(status: int) -> bool:
     return status in {one.value for one in http.HTTPStatus}
 
 
-def _short(told: object) -> str:
+def short(told: object) -> str:
+    """Foreign words on one line, without what a terminal would obey."""
     words = "".join(char if char.isprintable() else " " for char in str(told))
     return " ".join(words.split())[:_WORDS]

@@ -73,6 +73,8 @@ MISSING: Mapping[Feature, str] = {
     Feature.STORAGE_BLOCK_BACKEND_ISCSI: _TARGET,
     Feature.STORAGE_BLOCK_BACKEND_ISCSI_AUTH_CHAP: _TARGET,
     Feature.NETWORKING_SECURITYGROUPS: "libvirt's network filters are QEMU's and LXC's",
+    Feature.CONSOLE_RDP: "libvirt's driver of Virtuozzo gives VNC only",
+    Feature.GUEST_DISK_AUTOCONFIG: "partitions and file systems on a disk are the guest's",
     Feature.SET_ADMIN_PASSWORD: "it takes Virtuozzo's tools in the guest, which ours does not run",
 }
 MISSING_OF_CONTAINERS: Mapping[Feature, str] = {

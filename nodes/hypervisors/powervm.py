@@ -114,8 +114,8 @@ class PowerVmHypervisor(Hypervisor):
             hostname=text(told, "SystemName"),
             address=text(told, "PrimaryIPAddress"),
             uptime_s=0.0,
-            memory_mib=int(text(told, "InstalledSystemMemory") or 0),
-            cpus=int(float(text(told, "InstalledSystemProcessorUnits") or 0)),
+            memory_mib=_number(text(told, "InstalledSystemMemory")),
+            cpus=_number(text(told, "InstalledSystemProcessorUnits")),
         )
 
     def inventory(self) -> Inventory:
@@ -149,7 +149,7 @@ class PowerVmHypervisor(Hypervisor):
         _, told = self._find(name)
         memory = text(told, "CurrentMemory") or text(told, "DesiredMemory")
         cpus = text(told, "DesiredVirtualProcessors") or text(told, "DesiredProcessors")
-        return GuestInfo(state=_state(told), memory_mib=int(memory or 0), cpus=int(cpus or 0))
+        return GuestInfo(state=_state(told), memory_mib=_number(memory), cpus=_number(cpus))
 
     def start(self, name: str) -> None:
         """Power it on."""
@@ -203,6 +203,14 @@ class PowerVmHypervisor(Hypervisor):
             if text(told, "PartitionName") == name:
                 return uuid, told
         raise CallerFault(f"there is no partition {name}", hint="look at the inventory")
+
+
+def _number(told: str) -> int:
+    """A whole number of what a console tells; 0 where that is none."""
+    try:
+        return int(float(told or 0))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _state(told: ET.Element) -> GuestState:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A session with the REST API of a PowerVM management console: log on, read, run jobs.
 
+A session that has ended is opened once more; a refused log-on is never tried again. Calls come
+one at a time.
+
 The vendor's `pypowervm` is not used: it checks the certificate at log-on alone, and its last
 release is of 2021. The answers that it recorded of real consoles are what the tests replay.
 
@@ -14,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
@@ -28,9 +31,14 @@ from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 PORT = 12443
 _WEB = "http://www.ibm.com/xmlns/systems/power/firmware/web/mc/2012_10/"
 _TYPE = "application/vnd.ibm.powervm.web+xml; type={}"
+_WORDS = 600
+# What httpx tells of a line that was closed too early; it has one error for that and for rubbish.
+_HUNG_UP = ("disconnected", "closed connection")
+_SESSION = "X-API-Session"
 _LOOK_S = 1.0
 _DONE = frozenset({"COMPLETED_OK", "COMPLETED_WITH_WARNINGS"})
 _GOES_ON = frozenset({"NOT_STARTED", "RUNNING"})
+_REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.CONFLICT})
 
 
@@ -97,7 +105,9 @@ class PowerVmLink:
             )
         self.where = where
         self.timeout_s = access.timeout_s
+        self._password = access.password
         self._lock = threading.Lock()
+        self._refused = False
         host = f"[{where.host}]" if ":" in where.host else where.host
         self._client = httpx.Client(
             base_url=f"https://{host}:{where.port}/rest/api",
@@ -107,24 +117,29 @@ class PowerVmLink:
             trust_env=False,
         )
         try:
-            told = self._ask(
-                f"log in to {where.host} as {where.user}",
-                "PUT",
-                "/web/Logon",
-                content=_logon(where.user, access.password),
-                kind=("LogonRequest", "LogonResponse"),
-            )
-            token = _token(told, where.host)
+            self._log_on()
         except BaseException:
             self._client.close()
             raise
-        self._client.headers["X-API-Session"] = token
 
     def close(self) -> None:
         """Log off; repeatable, never raises."""
-        with self._lock, suppress(httpx.HTTPError, RuntimeError):
+        with self._lock, suppress(Exception):
             self._client.delete("/web/Logon")
         self._client.close()
+
+    def _log_on(self) -> None:
+        where = self.where
+        doing = f"log in to {where.host} as {where.user}"
+        self._client.headers.pop(_SESSION, None)
+        headers = _headers(("LogonRequest", "LogonResponse"))
+        content = _logon(where.user, self._password)
+        answer = self._send(doing, "PUT", "/web/Logon", content, headers)
+        self._refused = answer.status_code in _REFUSALS
+        token = text(_content(answer, doing), _SESSION)
+        if not token:
+            raise NodeFault(f"{where.host} gave no session", hint="is it a PowerVM console?")
+        self._client.headers[_SESSION] = token
 
     def read(self, path: str, kind: str) -> list[tuple[str, ET.Element]]:
         """The entries of a feed, each as its uuid and the element of that kind.
@@ -144,7 +159,7 @@ class PowerVmLink:
         body, kinds = _job(operation, parameters), ("JobRequest", "JobResponse")
         told = self._ask(doing, "PUT", f"/uom/{path}/do/{operation}", content=body, kind=kinds)
         deadline = time.monotonic() + self.timeout_s
-        place = f"/uom/jobs/{text(told, 'JobID')}"
+        place = f"/uom/jobs/{quote(text(told, 'JobID'), safe='')}"
         while (status := text(told, "Status")) in _GOES_ON:
             if time.monotonic() >= deadline:
                 raise TransientFault(
@@ -169,24 +184,34 @@ class PowerVmLink:
         content: bytes = b"",
         kind: tuple[str, str] = ("", ""),
     ) -> ET.Element:
-        headers = {"Accept": _TYPE.format(kind[1])} if kind[1] else {}
-        if content:
-            headers["Content-Type"] = _TYPE.format(kind[0])
+        headers = _headers(kind)
+        with self._lock:
+            answer = self._send(doing, method, path, content, headers)
+            if answer.status_code == HTTPStatus.UNAUTHORIZED and not self._refused:
+                self._log_on()
+                answer = self._send(doing, method, path, content, headers)
+        return _content(answer, doing)
+
+    def _send(
+        self, doing: str, method: str, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> httpx.Response:
         try:
-            with self._lock:
-                answer = self._client.request(method, path, content=content, headers=headers)
+            return self._client.request(method, path, content=content, headers=headers)
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise _on_the_way(error, doing) from error
-        if answer.is_error:
-            raise _refusal(answer, doing)
-        return _parsed(answer, doing)
 
 
-def _token(told: ET.Element, host: str) -> str:
-    token = text(told, "X-API-Session")
-    if not token:
-        raise NodeFault(f"{host} gave no session", hint="is it a PowerVM console?")
-    return token
+def _headers(kind: tuple[str, str]) -> dict[str, str]:
+    """What is sent and what is taken, where a call says so."""
+    if not kind[0]:
+        return {}
+    return {"Content-Type": _TYPE.format(kind[0]), "Accept": _TYPE.format(kind[1])}
+
+
+def _content(answer: httpx.Response, doing: str) -> ET.Element:
+    if not answer.is_success:
+        raise _refusal(answer, doing)
+    return _parsed(answer, doing)
 
 
 def entries(feed: ET.Element, kind: str) -> list[tuple[str, ET.Element]]:
@@ -238,17 +263,24 @@ def _parsed(answer: httpx.Response, doing: str) -> ET.Element:
 
 
 def _said(told: ET.Element) -> str:
-    return " ".join((text(told, "Message") or text(told, "ParameterValue")).split())
+    return _short(text(told, "Message") or text(told, "ParameterValue"))
+
+
+def _short(told: object) -> str:
+    """Foreign words on one line, without what a terminal would obey."""
+    words = "".join(char if char.isprintable() else " " for char in str(told))
+    return " ".join(words.split())[:_WORDS]
 
 
 def _refusal(answer: httpx.Response, doing: str) -> HypervouchError:
     """The console's own words, where it has some."""
-    words = f"HTTP {answer.status_code} {answer.reason_phrase}"
-    with suppress(ET.ParseError):
-        told = ET.fromstring(answer.content)  # noqa: S314 - as above
-        words = " ".join(f"{words}: {_said(told)}".split()).rstrip(": ")
+    try:
+        said = _said(ET.fromstring(answer.content))  # noqa: S314 - as above
+    except ET.ParseError:
+        said = _short(answer.text)
+    words = f"HTTP {answer.status_code} {answer.reason_phrase}: {said}".rstrip(": ")
     message = f"cannot {doing}: {words}"
-    if answer.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    if answer.status_code in _REFUSALS:
         return NodeFault(message, hint="look at user and password: it was tried once")
     if answer.is_server_error or answer.status_code in _BUSY:
         return TransientFault(message, hint="try again in a moment", retryable=True)
@@ -256,10 +288,16 @@ def _refusal(answer: httpx.Response, doing: str) -> HypervouchError:
 
 
 def _on_the_way(error: Exception, doing: str) -> HypervouchError:
-    words = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ssl.SSLError) or "CERTIFICATE" in words or "is pinned" in words:
-        return NodeFault(
-            f"cannot {doing}: its certificate is not the one that was expected: {words}",
-            hint="set a ca-file, or pin it: certificate = its SHA-256",
-        )
+    words = _short(error) or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return NodeFault(
+                f"cannot {doing}: its certificate is not the one that was expected: {words}",
+                hint="set a ca-file, or pin it: certificate = its SHA-256",
+            )
+        cause = cause.__cause__ or cause.__context__
+    strange = isinstance(error, (httpx.RemoteProtocolError, httpx.DecodingError))
+    if strange and not any(one in words for one in _HUNG_UP):
+        return NodeFault(f"cannot {doing}: {words}", hint="is it a PowerVM console?")
     return TransientFault(f"cannot {doing}: {words}", hint="look whether it runs", retryable=True)

@@ -67,6 +67,7 @@ class RedfishHypervisor(Hypervisor):
     missing: ClassVar[Mapping[Feature, str]] = MISSING
     runs_guests: ClassVar[bool] = False  # they run, and no console leads to them
     boots_disks: ClassVar[bool] = True
+    guests_at_once: int = 1
 
     def __init__(self, link: RedfishLink, access: Access) -> None:
         """Nothing is asked yet."""
@@ -74,7 +75,7 @@ class RedfishHypervisor(Hypervisor):
         self._access = access
         where = f"{link.where.host}:{link.where.port}{link.where.path}"
         known_as = hashlib.sha256(where.encode()).hexdigest()[:16]
-        self._mark = access.work / f"redfish-{known_as}"
+        self._mark = (access.marks or access.work) / f"redfish-{known_as}"
 
     # Host --------------------------------------------------------------------------------
 
@@ -172,11 +173,13 @@ class RedfishHypervisor(Hypervisor):
     def _drive(self) -> Any:
         """The virtual CD: of the machine by newer editions of Redfish, else of its manager."""
         media: list[Any] = []
-        with suppress(sushy.exceptions.MissingAttributeError, AttributeError):
+        lacks = (sushy.exceptions.MissingAttributeError, AttributeError)
+        with suppress(*lacks):
             media += self._link.machine.virtual_media.get_members()
         if not media:
-            for manager in self._link.machine.managers:
-                media += manager.virtual_media.get_members()
+            with suppress(*lacks):
+                for manager in self._link.machine.managers:
+                    media += manager.virtual_media.get_members()
         return next((one for one in media if set(one.media_types or ()) & set(_MEDIA)), None)
 
     def _boot_from(self, source: str, enabled: str) -> None:
@@ -206,15 +209,22 @@ class RedfishHypervisor(Hypervisor):
         if note.get("guest") != name:
             return
         self.power_off(name)
-        if self._link.where.boot == "cd":
+        if note.get("boot") == "cd":
             with self._link.asking(f"eject the medium of {name}"):
                 drive = self._drive()
                 if drive is not None and drive.inserted:
                     drive.eject_media()
-        if note.get("target"):
-            self._boot_from(note["target"], note.get("enabled") or "Disabled")
+        self._restore(note)
         # The mark goes last: what dies before is found by the next cleaning.
         self._mark.unlink(missing_ok=True)
+
+    def _restore(self, note: Mapping[str, str]) -> None:
+        """What it booted before; a source that only its vendor knows is left to its owner."""
+        target, enabled = note.get("target", ""), note.get("enabled", "") or "Disabled"
+        if target in {one.value for one in sushy.BootSource} and enabled in {
+            one.value for one in sushy.BootSourceOverrideEnabled
+        }:
+            self._boot_from(target, enabled)
 
     def console(self, name: str) -> Console:
         """None."""
@@ -264,6 +274,7 @@ class RedfishHypervisor(Hypervisor):
         """Write down whose the machine is, and how it booted; one process can."""
         note = {
             "guest": name,
+            "boot": self._link.where.boot,
             "target": str(boots.get("BootSourceOverrideTarget") or ""),
             "enabled": str(boots.get("BootSourceOverrideEnabled") or ""),
         }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One machine's management controller by Redfish, through sushy; its errors by one table.
 
-Requests go to the URL's host only and over TLS only. Each is made once: sushy would repeat a reset
-whose answer was lost, and ask a broken server again for half a minute.
+Requests go to the URL's host only and over TLS only. A reset whose answer was lost is not repeated,
+which sushy would do; a read that a broken server refuses is made twice. Sessions of Redfish are not
+used: each request carries the password, so that none ends.
 
 Source: DMTF DSP0266 (Redfish), and sushy 5.14.
 """
@@ -19,12 +20,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import requests
 import sushy
-from requests.adapters import HTTPAdapter
 from sushy import auth, connector, exceptions
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates
+from nodes.hypervisors import certificates, requests_tls
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 
@@ -35,6 +35,7 @@ _SYSTEMS = "/redfish/v1/Systems/"
 _CALL_S = 60.0
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.1, 1.0
 _WORDS = 600
+_IS_IT = "is it a Redfish of version 1.0 or newer?"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class RedfishLink:
             server_side_retries_delay=0.1,
             default_request_timeout=min(_CALL_S, access.timeout_s),
         )
-        _bind(self._connector._session, place, certificates.context(access))  # noqa: SLF001
+        session = self._connector._session  # noqa: SLF001 - it takes none from outside
+        requests_tls.secure(session, place, certificates.context(access))
         try:
             with self._lock, translated(f"log in to {where.host} as {where.user}"):
                 self.root = sushy.Sushy(
@@ -200,38 +202,6 @@ class RedfishLink:
             pause = min(pause * 2, _LAST_LOOK_S)
 
 
-class _OurTls(HTTPAdapter):
-    """Connections with a TLS context of ours, whatever requests would make of `verify`."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **named: Any) -> None:
-        """The pool, with our context."""
-        if isinstance(self._context, certificates.PinnedContext):
-            # Said twice, since urllib3 calls a context that looks at no signatures insecure.
-            named["assert_fingerprint"] = self._context.digest
-        super().init_poolmanager(*args, ssl_context=self._context, **named)
-
-    def build_connection_pool_key_attributes(
-        self, request: Any, verify: Any, cert: Any = None
-    ) -> tuple[Any, Any]:
-        """The host, without what would replace the context."""
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {}
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Nothing: the context says it all."""
-
-
-def _bind(session: requests.Session, place: str, context: ssl.SSLContext) -> None:
-    """Let a session reach one host only, without the environment's proxies and passwords."""
-    session.trust_env = False
-    session.adapters.clear()
-    session.mount(f"{place}/", _OurTls(context))
-
-
 @contextmanager
 def translated(doing: str, feature: Feature | None = None) -> Iterator[None]:
     """Let whatever sushy raises come out as one of ours.
@@ -242,8 +212,18 @@ def translated(doing: str, feature: Feature | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except requests.JSONDecodeError as error:
+        raise _nonsense(error, doing) from error
     except (exceptions.SushyError, requests.RequestException, OSError) as error:
         raise fault(error, doing, feature) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _nonsense(error, doing) from error
+
+
+def _nonsense(error: Exception, doing: str) -> NodeFault:
+    """What sushy stumbles over: an answer that has another shape than Redfish's."""
+    words = short(error) or type(error).__name__
+    return NodeFault(f"cannot {doing}: its answer makes no sense: {words}", hint=_IS_IT)
 
 
 def fault(
@@ -261,7 +241,7 @@ def fault(
     elif isinstance(error, (exceptions.ConnectionError, requests.RequestException, OSError)):
         return _on_the_way(error, doing, words)
     else:
-        meaning = Meaning(NodeFault, "is it a Redfish of version 1.0 or newer?")
+        meaning = Meaning(NodeFault, _IS_IT)
     if meaning.fault is Unsupported:
         if feature is not None:
             return Unsupported(feature, f"its controller says: {words}")

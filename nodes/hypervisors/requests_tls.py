@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions of `requests` for libraries that use it: our certificates' check, nobody's proxies."""
+"""Sessions of `requests` for libraries that use it: one host, our certificates' check, no proxies.
+
+A password goes to the host of the URL alone, over TLS alone, wherever an answer leads to.
+"""
 
 import ssl
 from typing import Any
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
+
+from nodes.hypervisors.certificates import PinnedContext
 
 
 class Adapter(HTTPAdapter):
@@ -14,38 +18,35 @@ class Adapter(HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        if context.verify_mode is ssl.CERT_NONE:
-            # A pinned context checks by itself; urllib3 does not know it and would warn.
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **named: Any) -> None:
-        """Give the context to every connection."""
-        named["ssl_context"] = self._context
-        if not self._context.check_hostname:
-            # urllib3 would else look at the name itself, which a pinned certificate need not hold.
-            named["assert_hostname"] = False
-        super().init_poolmanager(*args, **named)
+        """The pool, with our context, whatever requests would make of `verify`."""
+        if isinstance(self._context, PinnedContext):
+            # Said twice, since urllib3 calls a context that looks at no signatures insecure.
+            named["assert_fingerprint"] = self._context.digest
+        super().init_poolmanager(*args, ssl_context=self._context, **named)
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
-        """Say to urllib3 what the context says; it would write its own wish into it."""
-        host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
-        pool.pop("ca_certs", None)
-        pool.pop("ca_cert_dir", None)
-        pool["cert_reqs"] = self._context.verify_mode
-        return host, pool
+        """The host, without what would replace the context."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {}
 
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The same, where a pool is there already."""
-        del url, verify, cert
-        conn.cert_reqs = self._context.verify_mode
-        conn.ca_certs = conn.ca_cert_dir = None
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing: the context says it all."""
 
 
-def secure(session: requests.Session, context: ssl.SSLContext) -> requests.Session:
-    """Let a session connect by a context, and ask the environment for nothing."""
+def secure(session: requests.Session, place: str, context: ssl.SSLContext) -> requests.Session:
+    """Let a session reach one place only, by a context, and ask the environment for nothing.
+
+    Args:
+        session: Somebody's.
+        place: `https://host:port`.
+        context: For its certificate.
+    """
     session.trust_env = False
-    session.mount("https://", Adapter(context))
+    session.adapters.clear()
+    session.mount(f"{place}/", Adapter(context))
     return session

@@ -2,21 +2,23 @@
 """vCenter by its SOAP API: `vcenter://user@host/DATACENTER/CLUSTER?datastore=...&network=...`.
 
 One cluster is one hypervisor, as Nova has it: its hosts share their datastores, and vCenter
-places guests on them. A guest's disks and config drive lie in `[datastore] hypervouch/NAME`; the
-machine itself is marked in its extraConfig. `cleanup` removes only what has that mark and our
-prefix. Guests boot disks: images that are a kernel and an initial RAM disk are refused.
+places guests on them. A guest's files lie in `[datastore] hypervouch/CLUSTER/NAME`, the machine
+itself is marked in its extraConfig. `cleanup` removes only what has that mark and our prefix.
+Guests boot disks: images that are a kernel and an initial RAM disk are refused.
 """
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from pyVmomi import vim
 
 from ci.model.evidence import System
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors import libvirt_files as files
 from nodes.hypervisors import vcenter_devices as devices
 from nodes.hypervisors import vcenter_place
@@ -40,10 +42,12 @@ from nodes.hypervisors.local import check_name, check_properties
 from nodes.hypervisors.tcp_console import TcpConsole
 from nodes.hypervisors.vcenter_link import VcenterLink, address
 from nodes.hypervisors.vcenter_missing import MISSING
-from nodes.hypervisors.vcenter_store import HOME, VOLUMES, Datastore
+from nodes.hypervisors.vcenter_store import Datastore
 
-MARK = "hypervouch.owner"
+MARK, _OWNER = "hypervouch.owner", "hypervouch"
 _RESCUED = "hypervouch.rescued"
+_SIMULATOR = "simulator"  # in the name that ours tells
+_REAL = frozenset({Grade.BARE, Grade.NESTED})
 _TYPES, _MODES = frozenset({"vmware"}), frozenset({"hvm"})
 _STATES = {
     "poweredOn": GuestState.RUNNING,
@@ -80,10 +84,16 @@ class VcenterHypervisor(Hypervisor):
         """Find the place.
 
         Raises:
-            CallerFault: It is not there.
+            CallerFault: It is not there, or it is a simulator, said to be more than that.
         """
         self._link = link
         self._access = access
+        product = str(link.content.about.fullName)
+        if access.grade in _REAL and _SIMULATOR in product:
+            raise CallerFault(
+                f"{link.where.host} is {product!r}, which is no evidence of grade {access.grade}",
+                hint=f"say grade: {Grade.SIMULATOR}",
+            )
         self._place = vcenter_place.find(link)
         self._store = Datastore(link, self._place)
 
@@ -93,6 +103,7 @@ class VcenterHypervisor(Hypervisor):
         """Nova's column of VMware, with the versions that vCenter gives."""
         about = self._link.content.about
         versions = {"vcenter": about.version, "build": about.build, "api": about.apiVersion}
+        versions |= {"product": about.fullName, **self._place.facts()}
         return System(
             key="vmware",
             title="VMware vCenter",
@@ -137,12 +148,16 @@ class VcenterHypervisor(Hypervisor):
         )
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove guests that carry our mark and our prefix, and our volumes."""
+        """Remove guests that carry our mark and our prefix, our volumes, and what launches left."""
         paths = ("name", "config.extraConfig")
-        found = self._link.all(vim.VirtualMachine, self._place.cluster, *paths)
-        guests = sorted(str(told.get("name", "")) for _, told in found if _is_ours(told))
-        for name in guests:
-            self.delete(name)
+        found = list(self._link.all(vim.VirtualMachine, self._place.cluster, *paths))
+        ours = [(str(told["name"]), one) for one, told in found if _is_ours(told)]
+        for name, guest in ours:
+            self._remove(name, guest)
+        guests = sorted(name for name, _ in ours)
+        theirs = {told.get("name", "") for _, told in found} - set(guests)
+        for name in sorted(self._store.guest_folders() - theirs):
+            self._store.remove(f"{self._store.home}/{name}")
         volumes = sorted(name for name in self._store.volume_names() if name.startswith(PREFIX))
         for name in volumes:
             self._store.delete_disk(self._store.volume_path(name))
@@ -171,10 +186,11 @@ class VcenterHypervisor(Hypervisor):
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
         self.refuse_missing(spec)
+        devices.check_memory(spec.memory_mib)
         self._need_disk(spec.image)
 
     def _make(self, spec: GuestSpec) -> None:
-        folder = f"{HOME}/{spec.name}"
+        folder = f"{self._store.home}/{spec.name}"
         self._store.mkdir(folder)
         root = self._store.write_image(spec.image, f"{folder}/root.vmdk")
         changes = [*devices.controllers(), devices.disk(root, 0)]
@@ -195,13 +211,15 @@ class VcenterHypervisor(Hypervisor):
             guestId="otherLinux64Guest",
             firmware="efi" if _is_uefi(spec) else "bios",
             files=vim.vm.FileInfo(vmPathName=f"[{self._place.datastore_name}]"),
-            extraConfig=[vim.option.OptionValue(key=MARK, value="hypervouch")],
+            extraConfig=[vim.option.OptionValue(key=MARK, value=_OWNER)],
             deviceChange=changes,
         )
-        place = self._place
+        place, host = self._place, None
+        if place.drs == "off":  # then nobody chooses a host for us
+            host = next(iter(self._usable_hosts()))
         self._link.run(
             f"make {spec.name}",
-            lambda: place.folder.CreateVM_Task(config, place.pool),
+            lambda: place.folder.CreateVM_Task(config, place.pool, host),
             Feature.LAUNCH,
         )
 
@@ -216,36 +234,45 @@ class VcenterHypervisor(Hypervisor):
             state=_STATES.get(told.get(paths[0], ""), GuestState.CRASHED),
             memory_mib=int(told.get(paths[1], 0)),
             cpus=int(told.get(paths[2], 0)),
-            volumes=devices.volume_names(found, self._store.path(f"{VOLUMES}/")),
+            volumes=devices.volume_names(found, self._store.path(f"{self._store.volumes}/")),
             macs=devices.macs(found),
             host=str(self._link.props(host, "name").get("name", "")) if host else "",
         )
 
     def power_off(self, name: str) -> None:
         """Off; a suspended guest's memory is thrown away."""
-        guest = self._guest(name)
+        self._halt(name, self._guest(name))
+
+    def _halt(self, name: str, guest: Any) -> None:
         if self._state(guest) is not GuestState.SHUTOFF:
             self._run(f"power off {name}", guest.PowerOffVM_Task, Feature.TERMINATE)
 
     def delete(self, name: str) -> None:
         """Destroy the machine and its folder; volumes are detached before, and stay."""
         check_name(name)
-        guest = self._find(name)
+        # Its files must not go while it is there, perhaps in a folder of somebody's.
+        guest = self._find(name) or vcenter_place.machine(self._link, self._place, name)
         if guest is not None:
-            if not self._option(guest, MARK):
+            if self._option(guest, MARK) != _OWNER:
                 raise CallerFault(f"{name} is not ours: it lacks our mark {MARK}")
-            self.power_off(name)
-            self._keep_volumes(name, guest)
-            self._run(f"remove {name}", guest.Destroy_Task, Feature.TERMINATE)
-        self._store.remove(f"{HOME}/{name}")
+            self._remove(name, guest)
+        self._store.remove(f"{self._store.home}/{name}")
+
+    def _remove(self, name: str, guest: Any) -> None:
+        """By the machine itself: somebody may have put it into another folder."""
+        self._halt(name, guest)
+        self._keep_volumes(name, guest)
+        self._run(f"remove {name}", guest.Destroy_Task, Feature.TERMINATE)
 
     def _keep_volumes(self, name: str, guest: Any) -> None:
         """Destroying a machine deletes each disk that it has."""
-        prefix = self._store.path(f"{VOLUMES}/")
+        prefix = self._store.path(f"{self._store.volumes}/")
         attached = devices.disks(self._devices(guest))
         kept = [one for one in attached if one.backing.fileName.startswith(prefix)]
         if kept:
-            self._reconfigure(name, [devices.remove(one) for one in kept], Feature.DETACH_VOLUME)
+            config = vim.vm.ConfigSpec(deviceChange=[devices.remove(one) for one in kept])
+            task = partial(guest.ReconfigVM_Task, config)
+            self._run(f"change {name}", task, Feature.DETACH_VOLUME)
 
     def console(self, name: str) -> Console:
         """The first serial port, over TCP on the host that the guest is on now."""
@@ -259,7 +286,7 @@ class VcenterHypervisor(Hypervisor):
     def console_log(self, name: str, limit_bytes: int = 1 << 20) -> bytes:
         """The end of what the second serial port wrote to its file."""
         self._guest(name)
-        return self._store.read(f"{HOME}/{name}/console.log", last=limit_bytes)
+        return self._store.read(f"{self._store.home}/{name}/console.log", last=limit_bytes)
 
     def start(self, name: str) -> None:
         """Power on."""
@@ -312,6 +339,7 @@ class VcenterHypervisor(Hypervisor):
 
     def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
         """Off, changed, on."""
+        devices.check_memory(memory_mib)
         config = vim.vm.ConfigSpec(memoryMB=memory_mib, numCPUs=cpus)
         with self._off(name) as guest:
             self._run(f"resize {name}", lambda: guest.ReconfigVM_Task(config), Feature.RESIZE)
@@ -325,7 +353,7 @@ class VcenterHypervisor(Hypervisor):
                 raise NodeFault(f"{name} has no disk", hint="delete it")
             self._reconfigure(name, [devices.remove(old)], Feature.REBUILD)
             self._store.delete_disk(old.backing.fileName)
-            root = self._store.write_image(image, f"{HOME}/{name}/root.vmdk")
+            root = self._store.write_image(image, f"{self._store.home}/{name}/root.vmdk")
             self._reconfigure(name, [devices.disk(root, 0)], Feature.REBUILD)
 
     def rescue(self, name: str, image: GuestImage) -> None:
@@ -337,7 +365,7 @@ class VcenterHypervisor(Hypervisor):
             own = devices.root(self._devices(guest))
             if own is None:
                 raise NodeFault(f"{name} has no disk", hint="delete it")
-            made = self._store.write_image(image, f"{HOME}/{name}/rescue.vmdk")
+            made = self._store.write_image(image, f"{self._store.home}/{name}/rescue.vmdk")
             self._reconfigure(name, [devices.remove(own)], Feature.RESCUE)
             unit = devices.free_unit(self._devices(guest)) or 1
             added = [devices.disk(made, 0), devices.disk(own.backing.fileName, unit)]
@@ -354,7 +382,7 @@ class VcenterHypervisor(Hypervisor):
             self._reconfigure(name, [devices.remove(one) for one in both], Feature.RESCUE)
             own = [devices.disk(path, 0)]
             self._reconfigure(name, own, Feature.RESCUE, {_RESCUED: ""})
-            self._store.delete_disk(self._store.path(f"{HOME}/{name}/rescue.vmdk"))
+            self._store.delete_disk(self._store.path(f"{self._store.home}/{name}/rescue.vmdk"))
 
     # Volumes and cards -------------------------------------------------------------------
 
@@ -367,7 +395,7 @@ class VcenterHypervisor(Hypervisor):
             self.cannot(Feature.ENCRYPTED_VOLUME)
         if name in self._store.volume_names():
             raise CallerFault(f"there is a volume {name} already")
-        self._store.mkdir(VOLUMES)
+        self._store.mkdir(self._store.volumes)
         kind = "eagerZeroedThick" if shared else "thin"
         path = self._store.volume_path(name)
         self._store.create_disk(path, size_mib << 10, kind)
@@ -439,14 +467,13 @@ class VcenterHypervisor(Hypervisor):
             )
         guest = self._guest(name)
         here = self._link.props(guest, "runtime.host")["runtime.host"]
-        usable = ("runtime.connectionState", "runtime.inMaintenanceMode")
-        others = [
-            host
-            for host, told in self._link.all(vim.HostSystem, self._place.cluster, *usable)
-            if host != here and told[usable[0]] == "connected" and not told[usable[1]]
-        ]
+        others = [host for host in self._usable_hosts() if host != here]
         if not others:
-            raise NodeFault(f"{self._place.cluster_name} has no second host that is in use")
+            raise NodeFault(
+                f"{self._place.cluster_name} has no second host in use that reaches "
+                f"{self._place.datastore_name}: it is {self._place.facts()['datastore']}",
+                hint="name a datastore that hosts share: ?datastore=NAME",
+            )
         self._run(
             f"move {name}",
             lambda: guest.MigrateVM_Task(None, others[0], "defaultPriority"),
@@ -455,12 +482,23 @@ class VcenterHypervisor(Hypervisor):
 
     # Helpers -----------------------------------------------------------------------------
 
+    def _usable_hosts(self) -> list[Any]:
+        found = vcenter_place.usable_hosts(self._link, self._place)
+        if not found:
+            raise NodeFault(
+                f"no host of {self._place.cluster_name} is in use and reaches "
+                f"{self._place.datastore_name}",
+                hint="look at the cluster's hosts in vCenter",
+            )
+        return found
+
     def _find(self, name: str) -> Any | None:
         index, folder = self._link.content.searchIndex, self._place.folder
         found = self._link.call(f"look for {name}", lambda: index.FindChild(folder, name))
         return found if isinstance(found, vim.VirtualMachine) else None
 
     def _guest(self, name: str) -> Any:
+        check_name(name)
         found = self._find(name)
         if found is None:
             raise CallerFault(f"there is no guest {name}", hint="look at the inventory")
@@ -524,9 +562,8 @@ class VcenterHypervisor(Hypervisor):
         return str(told.get("name", ""))
 
     def _free_port(self) -> int:
-        """A port for a guest's line that no machine of the cluster has."""
-        found = self._link.all(vim.VirtualMachine, self._place.cluster, "config.hardware.device")
-        taken = {devices.line_port(told.get("config.hardware.device", ())) for _, told in found}
+        """A port for a guest's line that no guest of ours in the cluster has."""
+        taken = vcenter_place.line_ports(self._link, self._place)
         # Not the first one: launches at the same time would choose the same.
         free = [port for port in range(*_LINE_PORTS) if port not in taken]
         if not free:
@@ -555,5 +592,6 @@ def _is_uefi(spec: GuestSpec) -> bool:
 
 
 def _is_ours(told: Mapping[str, Any]) -> bool:
-    marked = any(one.key == MARK for one in told.get("config.extraConfig", ()))
+    options = told.get("config.extraConfig", ())
+    marked = any((one.key, one.value) == (MARK, _OWNER) for one in options)
     return marked and str(told.get("name", "")).startswith(PREFIX)

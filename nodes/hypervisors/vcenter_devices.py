@@ -18,9 +18,23 @@ SCSI, SATA = 1000, 15000
 _OWN_UNIT = 7  # the controller's own place on its bus
 _UNITS = 16
 _ROOT_UNIT = 0
+_MOST_MIB = (1 << 31) - 1
 
 _Spec = vim.vm.device.VirtualDeviceSpec
 _ADD, _EDIT, _REMOVE = _Spec.Operation.add, _Spec.Operation.edit, _Spec.Operation.remove
+
+
+def check_memory(memory_mib: int) -> None:
+    """See that a size can be told: what vCenter says of it has 32 bits and a sign.
+
+    Raises:
+        CallerFault: It cannot.
+    """
+    if memory_mib > _MOST_MIB:
+        raise CallerFault(
+            f"{memory_mib} MiB of memory are more than vCenter can count",
+            hint=f"use at most {_MOST_MIB}",
+        )
 
 
 def controllers() -> list[Any]:

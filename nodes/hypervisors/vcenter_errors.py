@@ -25,6 +25,10 @@ _LOOK = "look at the task in vCenter"
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 
 
+class NoSoap(http.client.HTTPException):
+    """An answer that is no vCenter's."""
+
+
 @dataclass(frozen=True)
 class Meaning:
     """Whose fault it is, and what helps."""
@@ -107,9 +111,9 @@ def _on_the_way(error: Exception, doing: str) -> HypervouchError:
         )
     if isinstance(error, ssl.SSLError) and getattr(error, "reason", "") in _NO_TLS:
         return NodeFault(f"cannot {doing}: it speaks no TLS: {error}", hint="is the port right?")
-    if isinstance(error, ExpatError):
-        return NodeFault(f"cannot {doing}: its answer is no SOAP: {error}", hint="is it a vCenter?")
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (ExpatError, NoSoap)):
+        return NodeFault(f"cannot {doing}: its answer is no SOAP: {text}", hint="is it a vCenter?")
     if isinstance(error, http.client.HTTPException) and text[:3] in {"401", "403"}:
         return NodeFault(f"cannot {doing}: HTTP {text}", hint=_RIGHTS)
     return TransientFault(f"cannot {doing}: {text}", hint="look whether it runs", retryable=True)

@@ -18,19 +18,28 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pyVmomi import vim, vmodl
-from pyVmomi.SoapAdapter import SoapStubAdapter
 
 from ci.model.feature import Feature
 from nodes.hypervisors import certificates, vcenter_versions
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.vcenter_errors import ON_THE_WAY, fault, translated
+from nodes.hypervisors.vcenter_stub import stub
 
 OPTIONS = frozenset({"datastore", "network"})
 PAGE = 500
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.5
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 0.5
 # A file that is not there yet, or has nothing in it yet.
 _NOTHING = (HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+_TAKEN = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.PARTIAL_CONTENT)
+# The session has ended, which the next call mends; or its services are away.
+_LATER = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 T = TypeVar("T")
 
 
@@ -110,16 +119,11 @@ class VcenterLink:
         self._password = access.password
         self._lock = threading.Lock()
         self._session = 0
+        self._refused: vim.fault.InvalidLogin | None = None
         context = certificates.context(access)
         version = vcenter_versions.find(where.host, where.port, context, access.timeout_s)
         with translated(self.doing):
-            self._stub: Any = SoapStubAdapter(
-                host=where.host,
-                port=where.port,
-                version=version,
-                sslContext=context,
-                httpConnectionTimeout=access.timeout_s,
-            )
+            self._stub = stub(where.host, where.port, version, context, access.timeout_s)
         try:
             with translated(self.doing):
                 instance = vim.ServiceInstance("ServiceInstance", self._stub)
@@ -139,13 +143,19 @@ class VcenterLink:
     def _log_in(self, stale: int) -> None:
         """Open a session, unless another thread has done so since `stale` was the current one."""
         with self._lock, translated(f"log in to {self.where.host} as {self.where.user}"):
+            if self._refused is not None:
+                raise self._refused
             if self._session == stale:
                 if stale:
                     # A session that lives, but was called unknown, would refuse another login.
                     with suppress(vmodl.MethodFault):
                         self.content.sessionManager.Logout()
                     self._stub.cookie = ""
-                self.content.sessionManager.Login(self.where.user, self._password, None)
+                try:
+                    self.content.sessionManager.Login(self.where.user, self._password, None)
+                except vim.fault.InvalidLogin as error:
+                    self._refused = error
+                    raise
                 self._session += 1
 
     def call(self, doing: str, what: Callable[[], T], feature: Feature | None = None) -> T:
@@ -245,11 +255,12 @@ class VcenterLink:
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline, pause = time.monotonic() + limit, _FIRST_LOOK_S
         while True:
-            state = self.props(task, "info.state", doing=doing).get("info.state")
+            told = self.props(task, "info.state", "info.result", "info.error", doing=doing)
+            state = told.get("info.state")
             if state == vim.TaskInfo.State.success:
-                return self.props(task, "info.result").get("info.result")
+                return told.get("info.result")
             if state == vim.TaskInfo.State.error:
-                error = self.props(task, "info.error").get("info.error")
+                error = told.get("info.error")
                 raise fault(error or vmodl.MethodFault(), doing, feature) from error
             if time.monotonic() >= deadline:
                 with suppress(vmodl.MethodFault, *ON_THE_WAY):
@@ -328,8 +339,11 @@ class VcenterLink:
             self._stub.ReturnConnection(connection)
         if answer.status in _NOTHING:
             return b""
-        if answer.status not in {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.PARTIAL_CONTENT}:
-            raise NodeFault(f"cannot {doing}: HTTP {answer.status} {answer.reason}")
+        if answer.status not in _TAKEN:
+            text = f"cannot {doing}: HTTP {answer.status} {answer.reason}"
+            if answer.status in _LATER:
+                raise TransientFault(text, hint="try again in a moment", retryable=True)
+            raise NodeFault(text, hint="look at the datastore, and at the user's rights")
         return content
 
 

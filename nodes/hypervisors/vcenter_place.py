@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where guests go in a vCenter: datacenter, cluster, datastore, network, found by name once."""
+"""Where guests go in a vCenter: datacenter, cluster, datastore, network, found by name once.
 
+A cluster has datastores that all its hosts share, and often disks of single hosts, on which a
+guest stays where it was made. DRS may place guests and move them by itself, or is off.
+"""
+
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
 
-from nodes.hypervisors.faults import CallerFault
+from nodes.hypervisors import vcenter_devices as devices
+from nodes.hypervisors.base import PREFIX
+from nodes.hypervisors.faults import CallerFault, TransientFault
 from nodes.hypervisors.vcenter_link import VcenterLink
+
+_DRS = ("configurationEx.drsConfig.enabled", "configurationEx.drsConfig.defaultVmBehavior")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +30,9 @@ class Place:
         network: Of first cards, with `network_name`.
         pool: The cluster's resource pool.
         folder: The datacenter's folder of machines.
+        hosts: References of the hosts that reach the datastore.
+        of_hosts: How many hosts the cluster has.
+        drs: `off`, or what it does by itself: `manual`, `partiallyAutomated`, `fullyAutomated`.
     """
 
     datacenter: Any
@@ -33,6 +45,14 @@ class Place:
     network_name: str
     pool: Any
     folder: Any
+    hosts: frozenset[str]
+    of_hosts: int
+    drs: str
+
+    def facts(self) -> dict[str, str]:
+        """What of it decides what moving a guest shows."""
+        reach = f"on {len(self.hosts)} of {self.of_hosts} hosts"
+        return {"drs": self.drs, "datastore": reach}
 
 
 def find(link: VcenterLink) -> Place:
@@ -50,11 +70,15 @@ def find(link: VcenterLink) -> Place:
     clusters = _named(link, vim.ClusterComputeResource, datacenter)
     cluster_name = _pick("cluster", clusters, where.cluster)
     cluster = clusters[cluster_name]
-    told = link.props(cluster, "datastore", "network", "resourcePool")
+    told = link.props(cluster, "datastore", "network", "resourcePool", "host", *_DRS)
     datastores = {_name(link, one): one for one in told.get("datastore", ())}
+    reach = {name: _reach(link, one) for name, one in datastores.items()}
     networks = {_name(link, one): one for one in told.get("network", ())}
-    # Any will do where none is named: hosts of a cluster share its datastores.
-    datastore_name = _pick("datastore", datastores, where.options.get("datastore", ""), first=True)
+    # Where none is named, any will do that most hosts share.
+    most = max(map(len, reach.values()), default=0)
+    named = where.options.get("datastore", "")
+    usual = {n: one for n, one in datastores.items() if named or len(reach[n]) == most}
+    datastore_name = _pick("datastore", usual, named, first=True)
     network_name = _pick("network", networks, where.options.get("network", ""), first=True)
     return Place(
         datacenter=datacenter,
@@ -67,7 +91,62 @@ def find(link: VcenterLink) -> Place:
         network_name=network_name,
         pool=told["resourcePool"],
         folder=link.props(datacenter, "vmFolder")["vmFolder"],
+        hosts=reach[datastore_name],
+        of_hosts=len(told.get("host", ())),
+        drs=str(told.get(_DRS[1], "on")) if told.get(_DRS[0]) else "off",
     )
+
+
+def usable_hosts(link: VcenterLink, place: Place) -> list[Any]:
+    """Hosts that a guest can be on now, the one with the fewest machines first.
+
+    Raises:
+        NodeUnavailable: They cannot be read.
+    """
+    paths = ("runtime.connectionState", "runtime.inMaintenanceMode", "vm")
+    found = [
+        (len(told.get(paths[2], ())), host._GetMoId(), host)  # noqa: SLF001 - its only name
+        for host, told in link.all(vim.HostSystem, place.cluster, *paths)
+        if told.get(paths[0]) == "connected" and not told.get(paths[1])
+    ]
+    return [host for _, name, host in sorted(found, key=lambda one: one[:2]) if name in place.hosts]
+
+
+def machine(link: VcenterLink, place: Place, name: str) -> Any | None:
+    """The cluster's machine of that name, in whatever folder somebody has put it.
+
+    Raises:
+        NodeUnavailable: It cannot be looked for.
+    """
+    found = link.all(vim.VirtualMachine, place.cluster, "name")
+    return next((one for one, told in found if told.get("name") == name), None)
+
+
+def _reach(link: VcenterLink, datastore: Any) -> frozenset[str]:
+    """The hosts that can write to a datastore now."""
+    mounts = link.props(datastore, "host").get("host", ())
+    return frozenset(
+        one.key._GetMoId()  # noqa: SLF001 - its only name
+        for one in mounts
+        if one.mountInfo.accessible is not False and one.mountInfo.accessMode == "readWrite"
+    )
+
+
+def line_ports(link: VcenterLink, place: Place) -> set[int]:
+    """TCP ports of the serial lines of our guests.
+
+    Others' machines are not asked: they may be thousands, and hardly one has such a line.
+
+    Raises:
+        NodeUnavailable: They cannot be read.
+    """
+    taken = set()
+    for guest, told in list(link.all(vim.VirtualMachine, place.cluster, "name")):
+        if str(told.get("name", "")).startswith(PREFIX):
+            with suppress(TransientFault):  # removed meanwhile
+                found = link.props(guest, "config.hardware.device")
+                taken.add(devices.line_port(found.get("config.hardware.device", ())))
+    return taken
 
 
 def _named(link: VcenterLink, kind: Any, below: Any) -> dict[str, Any]:

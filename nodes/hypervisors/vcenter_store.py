@@ -1,27 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a vCenter's datastore: folders of guests, disks, volumes. All of it below one folder."""
+"""Files of a vCenter's datastore: folders of guests, disks, volumes. All of it below one folder.
+
+That folder is one cluster's own, for clusters may share a datastore, and even two vCenters may:
+what one of them cleans up is never another's.
+"""
 
 from pathlib import Path
+from typing import Any
 
 from pyVmomi import vim
 
 from nodes.hypervisors import libvirt_files as files
-from nodes.hypervisors.base import GuestImage
+from nodes.hypervisors.base import PREFIX, GuestImage
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.vcenter_link import VcenterLink
 from nodes.hypervisors.vcenter_place import Place
 
 HOME = "hypervouch"
-VOLUMES = f"{HOME}/volumes"
 UPLOAD_S = 1800.0
 
 
 class Datastore:
-    """Paths are relative to the datastore where they are not called a path of vCenter."""
+    """Paths are relative to the datastore where they are not called a path of vCenter.
+
+    Attributes:
+        home: The cluster's folder; those of its guests are in it, by their names.
+        volumes: The folder of its volumes, in that one.
+    """
 
     def __init__(self, link: VcenterLink, place: Place) -> None:
         self._link = link
         self._place = place
+        vcenter = str(link.content.about.instanceUuid or "")[:8]
+        cluster = place.cluster._GetMoId()  # noqa: SLF001 - pyvmomi's own name for it
+        self.home = f"{HOME}/{'.'.join(filter(None, (cluster, vcenter)))}"
+        self.volumes = f"{self.home}/volumes"
 
     def path(self, path: str) -> str:
         """A path as vCenter writes it: `[datastore] folder/file`."""
@@ -29,23 +42,32 @@ class Datastore:
 
     def volume_path(self, name: str) -> str:
         """Where a volume of ours is, as vCenter writes it."""
-        return self.path(f"{VOLUMES}/{name}.vmdk")
+        return self.path(f"{self.volumes}/{name}.vmdk")
 
     def volume_names(self) -> set[str]:
         """The volumes in our folder."""
-        browser = self._link.props(self._place.datastore, "browser")["browser"]
         spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*.vmdk"])
+        names = {one.removesuffix(".vmdk") for one in self._list(self.volumes, spec)}
+        return {name for name in names if not name.endswith("-flat")}
+
+    def guest_folders(self) -> set[str]:
+        """Names of the folders of guests, also of those that never came to be."""
+        query = [vim.host.DatastoreBrowser.FolderQuery()]
+        spec = vim.host.DatastoreBrowser.SearchSpec(query=query, matchPattern=[f"{PREFIX}*"])
+        return {one for one in self._list(self.home, spec) if one.startswith(PREFIX)}
+
+    def _list(self, folder: str, spec: Any) -> list[str]:
+        """Names of what is in a folder and fits; nothing where it is not there."""
+        browser = self._link.props(self._place.datastore, "browser")["browser"]
         try:
             found = self._link.run(
-                "list volumes",
-                lambda: browser.SearchDatastore_Task(self.path(VOLUMES), spec),
+                f"list {folder}", lambda: browser.SearchDatastore_Task(self.path(folder), spec)
             )
         except (NodeFault, TransientFault) as error:
             if isinstance(error.__cause__, vim.fault.FileNotFound):
-                return set()
+                return []
             raise
-        names = {str(one.path).removesuffix(".vmdk") for one in found.file}
-        return {name for name in names if not name.endswith("-flat")}
+        return [str(one.path).rstrip("/").rpartition("/")[2] for one in found.file]
 
     def mkdir(self, folder: str) -> None:
         """Make a folder and those above it; repeatable."""

@@ -18,7 +18,6 @@ from ci.model.evidence import System
 from ci.model.feature import Feature
 from nodes.hypervisors import libvirt_files as files
 from nodes.hypervisors.base import (
-    PREFIX,
     Access,
     Console,
     DiskFormat,
@@ -41,6 +40,7 @@ from nodes.hypervisors.xenserver_machines import (
     MIB,
     boot,
     card,
+    check_grade,
     firmware,
     is_at_home,
     is_guest,
@@ -90,11 +90,13 @@ class XenServerHypervisor(Hypervisor):
         self._host = self._named("host", options.get("host", "")) or link.call(
             "find the host", "session.get_this_host", link.reference
         )
+        host = link.record("host", self._host)
+        check_grade(host, access.grade)
         self._pool, pool = self._find_pool()
         storage = self._named("SR", options.get("sr", "")) or str(pool["default_SR"])
         if storage == NULL:
             raise CallerFault("the pool has no default storage", hint="name one: ?sr=NAME")
-        self._disks = Disks(link, storage)
+        self._disks = Disks(link, storage, str(host["uuid"]))
         self._network = self._named("network", options.get("network", "")) or min(
             self._link.records("network"), default=NULL
         )
@@ -127,15 +129,14 @@ class XenServerHypervisor(Hypervisor):
             hostname=str(host["hostname"]),
             address=str(host["address"]),
             uptime_s=max(uptime, 0.0),
-            memory_mib=int(self._metrics()["memory_total"]) // MIB,
+            memory_mib=int(self._metrics(host)["memory_total"]) // MIB,
             cpus=int(info.get("cpu_count", 0)),
             cpu_traits=tuple(sorted(set(traits))),
         )
 
-    def _metrics(self) -> Record:
+    def _metrics(self, host: Record) -> Record:
         """What the host measures of itself, and whether the pool hears of it."""
-        ref = self._link.record("host", self._host)["metrics"]
-        return self._link.record("host_metrics", ref)
+        return self._link.record("host_metrics", host["metrics"])
 
     def inventory(self) -> Inventory:
         """This member's guests and their snapshots; the pool's volumes of `sr`, and networks."""
@@ -158,17 +159,15 @@ class XenServerHypervisor(Hypervisor):
         return is_guest(told) and is_at_home(told, self._host)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove this member's guests, and volumes and disks left, of our mark and our prefix."""
+        """Remove guests and volumes of this member, and disks left by it: our mark and prefix."""
         machines = self._link.records("VM").values()
         names = {one["name_label"] for one in machines if self._has(one) and is_ours(one)}
         guests = sorted(names)
         for name in guests:
             self.delete(name)
-        volumes = {
-            name: ref for name, ref in self._disks.volumes().items() if name.startswith(PREFIX)
-        }
-        left = {name: ref for ref, name in self._disks.left().items()}
-        for name, ref in sorted({**left, **volumes}.items()):
+        volumes = self._disks.volumes(made_here=True)
+        left = self._disks.left() | {ref: name for name, ref in volumes.items()}
+        for ref, name in sorted(left.items(), key=lambda one: one[1]):
             self._link.run(f"remove {name}", "VDI.destroy", ref)
         return (*guests, *sorted(volumes))
 
@@ -181,7 +180,7 @@ class XenServerHypervisor(Hypervisor):
     def launch(self, spec: GuestSpec) -> None:
         """Write a guest's disk, make its machine and start it on this host."""
         self._check(spec)
-        if self._find(spec.name):
+        if self._all(spec.name):
             raise CallerFault(f"there is a guest {spec.name} already")
         try:
             self._make(spec)
@@ -235,8 +234,7 @@ class XenServerHypervisor(Hypervisor):
 
     def info(self, name: str) -> GuestInfo:
         """What its record says."""
-        vm = self._guest(name)
-        told = self._link.record("VM", vm)
+        vm, told = self._known(name)
         cards = [self._link.record("VIF", one) for one in told["VIFs"]]
         return GuestInfo(
             state=state(told),
@@ -248,8 +246,8 @@ class XenServerHypervisor(Hypervisor):
 
     def power_off(self, name: str) -> None:
         """Hard shutdown; a suspended guest's memory is thrown away."""
-        vm = self._guest(name)
-        if self._state_of(vm) is not GuestState.SHUTOFF:
+        vm, told = self._known(name)
+        if state(told) is not GuestState.SHUTOFF:
             self._halt(name, vm)
 
     def _halt(self, name: str, vm: str) -> None:
@@ -263,8 +261,7 @@ class XenServerHypervisor(Hypervisor):
         """
         check_name(name)
         # A call that was made twice on the way may have left a second one.
-        for vm in self._all(name):
-            record = self._link.record("VM", vm)
+        for vm, record in self._all(name).items():
             if not is_ours(record):
                 raise CallerFault(f"{name} is not ours: it lacks our mark")
             if state(record) is not GuestState.SHUTOFF:
@@ -292,8 +289,8 @@ class XenServerHypervisor(Hypervisor):
 
     def start(self, name: str) -> None:
         """Start it on this host."""
-        vm = self._guest(name)
-        if self._state_of(vm) is not GuestState.RUNNING:
+        vm, told = self._known(name)
+        if state(told) is not GuestState.RUNNING:
             doing = f"start {name}"
             args = (self._host, False, False)
             self._link.run(doing, "VM.start_on", vm, *args, feature=Feature.LAUNCH)
@@ -310,14 +307,14 @@ class XenServerHypervisor(Hypervisor):
 
     def pause(self, name: str) -> None:
         """Stop its processors."""
-        vm = self._guest(name)
-        if self._state_of(vm) is not GuestState.PAUSED:
+        vm, told = self._known(name)
+        if state(told) is not GuestState.PAUSED:
             self._link.run(f"pause {name}", "VM.pause", vm, feature=Feature.PAUSE)
 
     def unpause(self, name: str) -> None:
         """Let them go on."""
-        vm = self._guest(name)
-        if self._state_of(vm) is not GuestState.RUNNING:
+        vm, told = self._known(name)
+        if state(told) is not GuestState.RUNNING:
             self._link.run(f"unpause {name}", "VM.unpause", vm, feature=Feature.UNPAUSE)
 
     def suspend(self, name: str) -> None:
@@ -521,7 +518,7 @@ class XenServerHypervisor(Hypervisor):
     def evacuate(self, name: str, to: Hypervisor) -> None:
         """Start it there; a member that still answers ends it first, for its disks' sake."""
         there, vm, doing = self._other(to), self._guest(name), f"evacuate {name}"
-        if self._metrics()["live"]:
+        if self._metrics(self._link.record("host", self._host))["live"]:
             self.power_off(name)
         else:
             self._link.call(doing, "VM.power_state_reset", vm, feature=Feature.EVACUATE)
@@ -570,18 +567,21 @@ class XenServerHypervisor(Hypervisor):
             )
         return str(found[0])
 
-    def _all(self, name: str) -> list[str]:
+    def _all(self, name: str) -> dict[str, Record]:
         found = self._link.call(f"look for {name}", "VM.get_by_name_label", name)
-        return [str(ref) for ref in found if is_guest(self._link.record("VM", ref))]
-
-    def _find(self, name: str) -> str:
-        return next(iter(self._all(name)), "")
+        told = {str(ref): self._link.record("VM", ref) for ref in found}
+        return {ref: one for ref, one in told.items() if is_guest(one)}
 
     def _guest(self, name: str) -> str:
-        found = self._find(name)
+        return self._known(name)[0]
+
+    def _known(self, name: str) -> tuple[str, Record]:
+        """A guest and its record."""
+        check_name(name)
+        found = self._all(name)
         if not found:
             raise CallerFault(f"there is no guest {name}", hint="look at the inventory")
-        return found
+        return next(iter(found.items()))
 
     def _state_of(self, vm: str) -> GuestState:
         return state(self._link.record("VM", vm))

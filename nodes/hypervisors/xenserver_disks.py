@@ -14,6 +14,7 @@ from nodes.hypervisors.xenserver_link import NULL, Record, XapiLink
 
 MARK = {"hypervouch": "hypervouch"}
 OWN = "hypervouch-own"  # goes with its guest
+MEMBER = "hypervouch-member"  # who made it: a pool's storage is that of several nodes of ours
 ROOT, CONFIG, RESCUE = WHATS = ("root", "config", "rescue")
 PLACES = 16
 QOS: Record = {"qos_algorithm_type": "", "qos_algorithm_params": {}}
@@ -25,11 +26,13 @@ class Disks:
 
     Attributes:
         storage: Its reference.
+        member: Whom it is used by: uuid of a host.
     """
 
-    def __init__(self, link: XapiLink, storage: str) -> None:
+    def __init__(self, link: XapiLink, storage: str, member: str) -> None:
         self._link = link
         self.storage = storage
+        self.member = member
 
     def of(self, vm: str) -> list[tuple[str, str]]:
         """Its links to disks, each with the disk."""
@@ -57,7 +60,7 @@ class Disks:
         """Mark disks as a guest's own, where they are not."""
         for disk in disks:
             told = self._link.record("VDI", disk)["other_config"]
-            for key, value in (MARK | {OWN: "1"}).items():
+            for key, value in (MARK | {OWN: "1", MEMBER: self.member}).items():
                 if key not in told:
                     self._link.call(doing, "VDI.add_to_other_config", disk, key, value)
 
@@ -76,10 +79,17 @@ class Disks:
             raise CallerFault("the guest has no place for another disk", hint="detach one")
         return free[0]
 
-    def volumes(self) -> dict[str, str]:
-        """Volumes that are not a guest's own, by name."""
+    def volumes(self, *, made_here: bool = False) -> dict[str, str]:
+        """Volumes that are not a guest's own, by name; those of this member, or the pool's."""
         told = self._link.records("VDI")
-        return {str(one["name_label"]): ref for ref, one in told.items() if self._is_volume(one)}
+        return {
+            str(one["name_label"]): ref
+            for ref, one in told.items()
+            if self._is_volume(one) and (self._is_of_member(one) or not made_here)
+        }
+
+    def _is_of_member(self, told: Record) -> bool:
+        return bool(told["other_config"].get(MEMBER, self.member) == self.member)
 
     def volumes_of(self, vm: str) -> frozenset[str]:
         """Names of those that a guest has."""
@@ -100,7 +110,7 @@ class Disks:
             "type": "user",
             "sharable": shared,
             "read_only": False,
-            "other_config": MARK | ({OWN: "1"} if own else {}),
+            "other_config": MARK | {MEMBER: self.member} | ({OWN: "1"} if own else {}),
         }
         return self._link.run(f"make {name}", "VDI.create", record)
 
@@ -137,9 +147,10 @@ class Disks:
                     self._link.run(f"remove {name}", "VDI.destroy", ref)
 
     def left(self) -> dict[str, str]:
-        """The names of all such disks, by their references."""
-        told = self._link.records("VDI")
-        return {ref: str(one["name_label"]) for ref, one in told.items() if self._is_left(one)}
+        """The names of all such disks of this member, by their references."""
+        told = self._link.records("VDI").items()
+        found = {ref: one for ref, one in told if self._is_left(one) and self._is_of_member(one)}
+        return {ref: str(one["name_label"]) for ref, one in found.items()}
 
     def _is_left(self, told: Record) -> bool:
         own = is_ours(told) and OWN in told["other_config"]

@@ -34,11 +34,12 @@ OPTIONS = frozenset({"host", "sr", "network"})
 NULL = "OpaqueRef:NULL"
 Record = dict[str, Any]
 _VERSION, _ORIGIN = "1.0", "hypervouch"
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.5
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 0.5
 _ENOUGH = 1 << 16
 _BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _AGAIN = "try again in a moment"
 _GOES_ON = frozenset({"pending", "cancelling"})
+_REFUSED = "SESSION_AUTHENTICATION_FAILED"
 _NO_SESSION = "valid session"  # what the SDK says after it logged in anew three times
 
 
@@ -51,9 +52,7 @@ class Meaning:
 
 
 BY_CODE: dict[str, Meaning] = {
-    "SESSION_AUTHENTICATION_FAILED": Meaning(
-        NodeFault, "look at user and password: it was tried once"
-    ),
+    _REFUSED: Meaning(NodeFault, "look at user and password: it was tried once"),
     "HOST_IS_SLAVE": Meaning(CallerFault, "name the pool's master in the URL"),
     "SESSION_INVALID": Meaning(TransientFault, "the session has ended: try again"),
     "HANDLE_INVALID": Meaning(TransientFault, "it was removed meanwhile"),
@@ -140,6 +139,7 @@ class XapiLink:
         self.timeout_s = access.timeout_s
         self._context = certificates.context(access)
         self._lock = threading.Lock()
+        self._refused: XenAPI.Failure | None = None
         self._transport = _Transport(self._context, access.timeout_s)
         place = f"https://{_bracketed(where.host)}:{where.port}"
         self._session: Any = XenAPI.Session(place, transport=self._transport)
@@ -170,7 +170,14 @@ class XapiLink:
             Unsupported: It cannot do that, and `feature` was given.
         """
         with self._lock, translated(doing, feature):
-            return _asked(self._session, method, args)
+            if self._refused is not None:
+                raise self._refused
+            try:
+                return _asked(self._session, method, args)
+            except XenAPI.Failure as error:
+                if error.details[:1] == [_REFUSED]:  # the SDK had logged in anew
+                    self._refused = error
+                raise
 
     def records(self, kind: str) -> dict[str, Record]:
         """All records of a class by their references."""

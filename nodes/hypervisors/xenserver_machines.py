@@ -7,6 +7,7 @@ until it was removed in 2020.
 
 from collections.abc import Iterable
 
+from ci.model.result import Grade
 from nodes.hypervisors.base import GuestImage, GuestSpec, GuestState, Nic
 from nodes.hypervisors.faults import CallerFault
 from nodes.hypervisors.xenserver_disks import MARK, QOS
@@ -15,6 +16,8 @@ from nodes.hypervisors.xenserver_link import NULL, Record
 MIB = 1 << 20
 CARDS = 7
 """So many cards a machine may have."""
+STAND_IN = "stand-in"
+"""Begins the name of the product that our emulator says it is."""
 
 _FIRMWARE = "hw_firmware_type"
 _STATES = {
@@ -92,6 +95,20 @@ def card(vm: str, nic: Nic, network: str, place: int) -> Record:
         "other_config": {},
         **QOS,
     }
+
+
+def check_grade(told: Record, grade: Grade) -> None:
+    """Look whether a host of that record may be called so real.
+
+    Raises:
+        CallerFault: It is our own emulator, said to be more than that.
+    """
+    product = str(told["software_version"].get("product_brand", ""))
+    if product.startswith(STAND_IN) and grade in (Grade.BARE, Grade.NESTED, Grade.SIMULATOR):
+        raise CallerFault(
+            f"{told['name_label']} is our emulator, which is no evidence of grade {grade}",
+            hint=f"say grade: {Grade.EMULATOR}",
+        )
 
 
 def state(told: Record) -> GuestState:

@@ -2,9 +2,9 @@
 """z/VM by IBM's Cloud Connector: `zvm://connector:443`, with the admin's token.
 
 A guest is a user of at most eight characters. Ours are `HV` and six more that follow from the name;
-which name is whose is kept in a file of `access.work` before the user is made, and only users
-that stand there are ever removed. The connector does not tell whether a guest is paused: the
-adapter remembers what it did itself.
+which guest a user is stands in a file of its own below `access.marks`, written before the user
+is made, and only users that have one are ever removed. The connector does not tell whether a
+guest is paused: the adapter remembers what it did itself.
 
 Nothing here was tried on a z/VM. The counterpart is the connector's own server over a model of CP
 and SMAPI: there, a guest is made and started without an image.
@@ -12,12 +12,9 @@ and SMAPI: there, a guest is made and started without an image.
 
 import base64
 import hashlib
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ci.errors import HypervouchError
@@ -36,15 +33,13 @@ from nodes.hypervisors.base import (
     Inventory,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, Unsupported
-from nodes.hypervisors.local import check_name, check_properties
+from nodes.hypervisors.local import check_name, check_properties, disk_faults
 from nodes.hypervisors.zvm_link import ZvmLink, address
 from nodes.hypervisors.zvm_missing import AGENT, DEPLOY, HOST, MISSING
 
-_NAMES = "zvm-names.json"
-_USER = re.compile(r"HV[A-Z2-7]{6}")
 _DISK = {"size": "1g", "is_boot_disk": True}
 _SIZE = re.compile(r"USER \S+ \S+ (\d+)([MG])", re.IGNORECASE)
-_CPU = ("COMMAND DEFINE CPU ", "CPU ")
+_CPU = re.compile(r"(?:COMMAND DEFINE )?CPU (\w+)", re.IGNORECASE)
 _MIB_PER = {"M": 1, "G": 1024}
 
 
@@ -79,23 +74,29 @@ def size_of(entry: Sequence[str]) -> tuple[int, int]:
     found = next((match for match in map(_SIZE.match, entry) if match), None)
     if found is None:
         raise NodeFault("the directory entry of a guest has no size")
-    cpus = sum(line.upper().startswith(_CPU) for line in entry)
-    return int(found[1]) * _MIB_PER[found[2].upper()], max(cpus, 1)
+    # The connector writes one processor twice once it has changed their number.
+    cpus = {match[1].upper() for match in map(_CPU.match, entry) if match}
+    return int(found[1]) * _MIB_PER[found[2].upper()], max(len(cpus), 1)
 
 
 class ZvmHypervisor(Hypervisor):
     """One z/VM; see `nodes.hypervisors.base` for the contract."""
 
     missing: ClassVar[Mapping[Feature, str]] = MISSING
+    runs_guests: ClassVar[bool] = False  # the connector gives no line to ask them by
     boots_disks: ClassVar[bool] = True
 
     def __init__(self, link: ZvmLink, access: Access) -> None:
         """Ask for the connector's version: whoever is refused is refused here."""
         self._link = link
         self._access = access
+        where = f"zvm-{link.where.host.replace(':', '_')}-{link.where.port}"
+        self._marks = (access.marks or access.work) / where
         self._paused: set[str] = set()
         told = link.call("ask for the version", "version")
-        self._version = str(dict(told or {}).get("version", ""))
+        if not isinstance(told, Mapping):
+            raise NodeFault("it tells no version", hint="is it a z/VM Cloud Connector?")
+        self._version = str(told.get("version", ""))
 
     def system(self) -> System:
         """Nova's column, with the connector's version."""
@@ -107,19 +108,22 @@ class ZvmHypervisor(Hypervisor):
         raise Unsupported(Feature.GET_HOST_INFO, HOST)
 
     def inventory(self) -> Inventory:
-        """The connector's guests: ours by their names, others' by their users."""
-        names = self._names()
-        return Inventory(
-            guests={names.get(user, user): self._state(user) for user in self._users()}
-        )
+        """The connector's guests: ours by their names, others' by their users.
+
+        Their states take a call for each guest: the connector has none for all.
+        """
+        names, guests = self._names(), {}
+        for user in self._users():
+            with suppress(CallerFault):  # it was removed since the list was made
+                guests[names.get(user, user)] = self._state(user)
+        return Inventory(guests=guests)
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove the guests that stand in our file."""
-        there = set(self._users())
-        ours = sorted(name for user, name in self._names().items() if user in there)
-        for name in ours:
+        """Remove the guests that have a file of ours, and files whose guest is gone."""
+        there, known = set(self._users()), self._names()
+        for name in known.values():
             self.delete(name)
-        return tuple(ours)
+        return tuple(sorted(name for user, name in known.items() if user in there))
 
     def close(self) -> None:
         """Disconnect."""
@@ -133,19 +137,15 @@ class ZvmHypervisor(Hypervisor):
         """
         check_name(spec.name)
         self.refuse_missing(spec)
-        if spec.nics:
-            self.cannot(Feature.ATTACH_INTERFACE)
         check_properties(spec.image, frozenset({"zvm"}), frozenset({"hvm"}))
         if self._access.grade not in {Grade.SIMULATOR, Grade.EMULATOR}:
             raise Unsupported(Feature.LAUNCH, DEPLOY)
         user = user_of(spec.name)
         if user in self._users():
             raise CallerFault(f"there is a guest {spec.name} already")
-        self._remember(user, spec.name)
+        self._mark(user, spec.name)
         try:
-            self._do(
-                spec.name, "make", "guest_create", spec.cpus, spec.memory_mib, disk_list=[_DISK]
-            )
+            self._make(user, spec)
             self.start(spec.name)
         except BaseException:
             # The first error is the one to be told.
@@ -153,11 +153,26 @@ class ZvmHypervisor(Hypervisor):
                 self.delete(spec.name)
             raise
 
+    def _make(self, user: str, spec: GuestSpec) -> None:
+        doing = f"make {spec.name}"
+        disks = [_DISK]
+        try:
+            self._link.call(
+                doing, "guest_create", user, spec.cpus, spec.memory_mib, disk_list=disks
+            )
+        except (CallerFault, NodeFault):
+            # Whoever has taken the user since we looked keeps it: only our own file goes.
+            self._forget(user)
+            raise
+        for nic in spec.nics:
+            self._link.call(f"give {spec.name} a card", "guest_create_nic", user, mac_addr=nic.mac)
+
     def info(self, name: str) -> GuestInfo:
         """What the directory and CP say of it."""
         user = self._user(name)
         told = self._link.call(f"look at {name}", "guest_get_definition_info", user)
-        memory_mib, cpus = size_of([str(line) for line in dict(told).get("user_direct", ())])
+        entry = told.get("user_direct", ()) if isinstance(told, Mapping) else ()
+        memory_mib, cpus = size_of([str(line) for line in entry])
         return GuestInfo(state=self._state(user), memory_mib=memory_mib, cpus=cpus)
 
     def start(self, name: str) -> None:
@@ -197,17 +212,20 @@ class ZvmHypervisor(Hypervisor):
         if self.info(name).state is not GuestState.SHUTOFF:
             self.power_off(name)
         self._do(name, "resize", "guest_resize_cpus", cpus, feature=Feature.RESIZE)
-        self._do(name, "resize", "guest_resize_mem", f"{memory_mib}M", feature=Feature.RESIZE)
+        size = f"{memory_mib}M" if memory_mib % _MIB_PER["G"] else f"{memory_mib // 1024}G"
+        self._do(name, "resize", "guest_resize_mem", size, feature=Feature.RESIZE)
         self.start(name)
 
     def delete(self, name: str) -> None:
         """Remove it from the directory."""
+        check_name(name)
         user = user_of(name)
         if self._names().get(user) != name:
             return
         if user in self._users():
             self._link.call(f"delete {name}", "guest_delete", user)
-        self._remember(user, "")
+        # Our file goes last: what dies before is found by the next cleaning.
+        self._forget(user)
         self._paused.discard(name)
 
     def console(self, name: str) -> Console:
@@ -216,8 +234,7 @@ class ZvmHypervisor(Hypervisor):
         self.cannot(Feature.CONSOLE_SERIAL_INTERACTIVE)
 
     def _do(self, name: str, verb: str, call: str, *given: Any, **more: Any) -> None:
-        user = user_of(name) if call == "guest_create" else self._user(name)
-        self._link.call(f"{verb} {name}", call, user, *given, **more)
+        self._link.call(f"{verb} {name}", call, self._user(name), *given, **more)
 
     def _user(self, name: str) -> str:
         """The user of a guest of ours.
@@ -225,6 +242,7 @@ class ZvmHypervisor(Hypervisor):
         Raises:
             CallerFault: There is none.
         """
+        check_name(name)
         user = user_of(name)
         if self._names().get(user) != name or user not in self._users():
             raise CallerFault(f"there is no guest {name}", hint="look at the inventory")
@@ -244,37 +262,23 @@ class ZvmHypervisor(Hypervisor):
         return GuestState.PAUSED if user in paused else GuestState.RUNNING
 
     def _names(self) -> dict[str, str]:
-        """Our own names by user; the file is ours, and what does not fit in it is left out."""
-        try:
-            told = json.loads(self._file().read_text())
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(told, dict):
-            return {}
-        return {
-            str(user): str(name)
-            for user, name in told.items()
-            if _USER.fullmatch(str(user))
-            and str(name).startswith(PREFIX)
-            and user_of(str(name)) == user
-        }
+        """Our own names by user; a file that does not fit its user says nothing."""
+        known = {}
+        with disk_faults(self._marks):
+            for file in self._marks.glob("HV*") if self._marks.is_dir() else ():
+                name = ""
+                with suppress(FileNotFoundError):  # another thread's, removed just now
+                    name = file.read_text(errors="replace").strip()
+                if name.startswith(PREFIX) and user_of(name) == file.name:
+                    known[file.name] = name
+        return known
 
-    def _remember(self, user: str, name: str) -> None:
-        known = self._names()
-        known.pop(user, None)
-        if name:
-            known[user] = name
-        file = self._file()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(known))
-            os.replace(fresh, file)  # noqa: PTH105 - replaced in one step
-        except OSError as error:
-            raise NodeFault(
-                f"cannot note a guest in {file}: {error.strerror}", hint="free the disk"
-            ) from error
+    def _mark(self, user: str, name: str) -> None:
+        """Write down that a user is ours; a second launch of a name overwrites what is the same."""
+        with disk_faults(self._marks):
+            self._marks.mkdir(parents=True, exist_ok=True)
+            (self._marks / user).write_text(name)
 
-    def _file(self) -> Path:
-        where = self._link.where
-        return self._access.work / f"{where.host.replace(':', '_')}-{where.port}-{_NAMES}"
+    def _forget(self, user: str) -> None:
+        with disk_faults(self._marks):
+            (self._marks / user).unlink(missing_ok=True)

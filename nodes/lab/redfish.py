@@ -25,6 +25,7 @@ NAME = "redfish"
 GRADE = Grade.NESTED
 MACHINE = "lab-machine"
 MEMORY_MIB = 1024
+CPUS = 2
 _DISK_BYTES = 64 << 20
 _CALL_S = 60.0
 _VIRSH_S = 60.0
@@ -36,7 +37,7 @@ _DOMAIN = """\
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   <memory unit='MiB'>{memory}</memory>
-  <vcpu>1</vcpu>
+  <vcpu>{cpus}</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
@@ -101,6 +102,7 @@ def install(host: ApiHost, below: LibvirtHost) -> str:
             name=MACHINE,
             uuid=known_as,
             memory=MEMORY_MIB,
+            cpus=CPUS,
             disk=escape(str(disk)),
             line=escape(str(line(host))),
         ),

@@ -41,7 +41,7 @@ def environment(name: str, progress: Progress, cache: Path | None = None) -> Pat
     """The folder of programs of an environment, made unless it is in the cache.
 
     Args:
-        name: `ironic` or `redfish`.
+        name: `ironic`, `redfish`, or `go` for its compiler.
         progress: Told one short sentence before it is made.
         cache: Cache folder; the user's own by default.
 
@@ -51,7 +51,7 @@ def environment(name: str, progress: Progress, cache: Path | None = None) -> Pat
     home = place(name, cache)
     with locked(home.parent / f".{name}.lock", lambda: progress("waiting for another builder")):
         if not is_made(name, cache):
-            progress(f"installing the lab's {name} server: a minute or two, once")
+            progress(f"installing {name} for the lab: a minute or two, once")
             shutil.rmtree(home, ignore_errors=True)
             try:
                 _make(home, lock_file(name))

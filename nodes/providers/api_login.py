@@ -90,6 +90,7 @@ def login(options: ApiLogin, node: str, folder: Path) -> dict[str, Any]:
         "password_file": file.absolute() if file else None,
         "ca_file": options.hypervisor_ca_file,
         "certificate": options.hypervisor_certificate.replace(":", "").lower(),
+        "marks": (folder / f"{node}.marks").absolute() if reference else None,
     }
 
 

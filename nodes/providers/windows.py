@@ -3,9 +3,9 @@
 
 import socket
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from ci.errors import ConfigError, NodeUnavailable
 from ci.layout import SecretRef
@@ -53,6 +53,16 @@ class WindowsOptions(ApiLogin):
     )
     hypervisor: str = ""
     grade: Grade = Grade.NONE
+
+    @model_validator(mode="after")
+    def _no_emulator(self) -> Self:
+        """The machine itself may be our emulator, too, whatever its hypervisor is."""
+        if self.grade is Grade.EMULATOR and not self.emulator_may_vote:
+            raise ValueError(
+                "an emulator of ours is no Windows and no hypervisor: say emulator-may-vote: true "
+                "where a vote by it is wanted"
+            )
+        return self
 
 
 class WindowsProvider:

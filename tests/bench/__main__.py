@@ -22,6 +22,7 @@ from ci.log import configure
 from ci.sandbox.real.jars import GerritMissing
 from ci.sandbox.real.server import RealGerrit
 from tests.bench import (
+    api_hypervisors,
     dead_other,
     engine,
     handout,
@@ -43,7 +44,7 @@ from tests.bench.stream import Stream
 
 CONTENDERS: dict[str, type[Floor] | type[Ours]] = {"null": Floor, "ours": Ours}
 ENGINE = ("dispatch", "rate", "recovery", "deep", "weight")
-NODES = hypervisors.RUNS  # only when they are asked for: they take long
+NODES = (*hypervisors.RUNS, *api_hypervisors.RUNS)  # only when they are asked for: they take long
 ALONE = ("handout", "pages", "intake", "replay", *ENGINE, *NODES)  # they need no Gerrit
 OWN = ("catch-up", "dead-other")  # they start contenders of their own
 QUICK = ("seq", "burst")
@@ -97,6 +98,8 @@ class Bench:
             for snapshot, name in ((False, "handout-cold"), (True, "handout-restored")):
                 self.record("ours", name, partial(self._hand_outs, snapshot=snapshot))
         for name, measure in hypervisors.runs(self._directory / "hosts", tuple(names)):
+            self.record("ours", name, measure)
+        for name, measure in api_hypervisors.runs(self._directory / "apis", tuple(names)):
             self.record("ours", name, measure)
 
     def _intake(self, asked: argparse.Namespace) -> None:

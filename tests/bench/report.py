@@ -223,6 +223,34 @@ FIGURES = (
         path=("start", "ours", "p50"),
         beside=("start", "virsh", "p50"),
     ),
+    *(
+        Figure(
+            run=f"api-{system}",
+            title=f"{name} by our adapter of {system}, p50 ms",
+            path=(name, "ours", "p50"),
+            beside=(name, "bare", "p50"),
+        )
+        for system in ("vcenter", "xenserver", "hyperv", "ironic")
+        for name in (
+            *("launch", "info", "inventory", "status"),
+            *("snapshot", "power off", "start", "delete"),
+        )
+    ),
+    *(
+        Figure(
+            run=f"api-inventory-{system}",
+            title=f"2,000 machines of {system}, {title}",
+            path=("ours", key),
+            beside=("bare", key),
+        )
+        for system in ("vcenter", "xenserver", "hyperv")
+        for key, title in (("p50_ms", "p50 ms"), ("peak_mib", "peak RSS MiB"))
+    ),
+    *(
+        Figure(run=f"api-suite-{system}", title=f"compute suite on {system}, {title}", path=(key,))
+        for system in ("vcenter", "xenserver", "hyperv", "ironic")
+        for key, title in (("seconds", "s"), ("peak_rss_mib", "peak RSS MiB"))
+    ),
 )
 FAULTS = {
     "missed": "CI down 30 s, changes meanwhile",

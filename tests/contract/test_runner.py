@@ -86,6 +86,7 @@ def later(seconds: float, call: Any) -> threading.Timer:
 
 on_every = pytest.mark.parametrize("endpoint", EVERY, indirect=True)
 on_real = pytest.mark.parametrize("endpoint", REAL, indirect=True)
+on_remote = pytest.mark.parametrize("endpoint", ["ssh", "winrm"], indirect=True)
 on_ssh = pytest.mark.parametrize("endpoint", ["ssh"], indirect=True)
 
 
@@ -465,7 +466,7 @@ def test_a_busybox_node_keeps_the_contract(busybox_node: Node, tmp_path: Path) -
     assert not any(is_alive(pid) for pid in pids)
 
 
-@on_ssh
+@on_remote
 def test_the_nodes_process_list_shows_no_variable(node: Node) -> None:
     node.put()
     assert node.run("cat /proc/[0-9]*/cmdline", env={"PIN": "top-secret-value"}) == 0

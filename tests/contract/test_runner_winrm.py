@@ -5,18 +5,24 @@ The counterpart is our own emulator: these tests show the protocol, and nothing 
 """
 
 import hashlib
+import os
+import signal
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from ci.errors import CollectError, ConfigError, NodeUnavailable
+from ci.cancel import CancelToken
+from ci.errors import BuildCanceled, CollectError, ConfigError, NodeUnavailable
 from ci.model.node import Endpoint
+from ci.model.result import Grade
+from ci.runners.stop import Grace
 from ci.runners.table import runner_for
 from tests.kit import winrs
 from tests.kit.sessions import GRACE, Node, connect, is_alive, within
@@ -86,6 +92,12 @@ def test_the_password_comes_from_a_variable_too(
         connect(windows.endpoint(tmp_path / "node", **by_variable))
 
 
+@pytest.mark.parametrize("grade", [Grade.NONE, Grade.BARE])
+def test_our_emulator_is_never_taken_for_a_windows(endpoint: Endpoint, grade: Grade) -> None:
+    with pytest.raises(ConfigError, match="our emulator of WinRM"):
+        connect(replace(endpoint, grade=grade))
+
+
 def test_the_proxies_of_the_environment_count_for_nothing(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,43 +153,108 @@ def test_a_node_that_hangs_is_bounded(
     node.session.close()
 
 
-def test_what_a_dead_holder_left_ends_before_the_next_tree(
-    endpoint: Endpoint, tmp_path: Path
+def test_a_cancel_while_the_node_stands_still_is_bounded(
+    windows: winrs.Winrs, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = (
-        f"setsid sh -c 'echo $$ >{tmp_path}/pid-1; exec sleep 300' &"
-        f" echo $$ >{tmp_path}/pid-2; trap '' INT TERM; sleep 300; sleep 300"
+    monkeypatch.setattr("ci.runners.winrm.READ_S", 2.0)
+    told: list[str] = []
+    grace = Grace(interrupt_s=0.5, terminate_s=0.3, kill_s=1.0)
+    session = runner_for(endpoint.transport).connect(
+        endpoint, within(), grace=grace, tell=told.append
     )
+    node, cancel = Node(session, endpoint.workdir), CancelToken()
+    node.put()
+
+    def stop() -> None:
+        os.kill(windows.pid, signal.SIGSTOP)
+        cancel.cancel(BuildCanceled("superseded"))
+
+    timer = threading.Timer(0.5, stop)
+    timer.start()
+    start = time.monotonic()
+    try:
+        with pytest.raises((BuildCanceled, NodeUnavailable)):
+            node.run("trap '' INT TERM; while :; do sleep 0.1; done", cancel=cancel)
+        took_s = time.monotonic() - start
+    finally:
+        timer.join()
+        os.kill(windows.pid, signal.SIGCONT)
+    assert took_s < 30
+    assert told[0].startswith("nobody knows whether it ended")
+    with pytest.raises(NodeUnavailable):
+        node.run("true")
+    assert node.session.kill()
+    session.close()
+
+
+def test_what_cannot_be_ended_is_told_and_the_tree_stays(
+    windows: winrs.Winrs, endpoint: Endpoint, node: Node
+) -> None:
+    node.put({"kept.txt": b"kept"})
+    assert node.run("sleep 300 & true") == 0
+    other = connect(endpoint)
+    windows.misbehave(action="Delete", status=503, times=10)
+    with pytest.raises(NodeUnavailable, match="earlier build left and cannot end") as error:
+        other.put({"new.txt": b"new"})
+    assert error.value.hint
+    assert (Path(node.directory) / "kept.txt").exists()
+    windows.misbehave()
+    other.put({"new.txt": b"new"})
+    assert not (Path(node.directory) / "kept.txt").exists()
+    other.end()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "ParseError"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", "HTTP 404"),
+        (
+            b"HTTP/1.1 302 No\r\nLocation: https://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+            "sends us elsewhere",
+        ),
+    ],
+)
+def test_something_that_is_no_winrm(
+    windows: winrs.Winrs, endpoint: Endpoint, answer: bytes, text: str
+) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answer)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(windows.host.ca_file, windows.host.key_file)
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(NodeUnavailable, match=text) as error:
+            connect(replace(endpoint, port=server.server_address[1]))
+    assert not error.value.retryable
+
+
+def test_a_holder_that_was_taken_over_hears_of_it(endpoint: Endpoint, tmp_path: Path) -> None:
     first, ended = connect(endpoint), []
     first.put()
 
     def hold() -> None:
         try:
-            ended.append(first.run(command, deadline=within(120)))
+            ended.append(first.run(f"echo $$ >{tmp_path}/pid; exec sleep 300"))
         except NodeUnavailable as error:
             ended.append(error)
 
     holder = threading.Thread(target=hold)
     holder.start()
     ends = time.monotonic() + 30
-    while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < ends:
+    while not (tmp_path / "pid").exists() and time.monotonic() < ends:
         time.sleep(0.05)
-    neighbour = connect(replace(endpoint, workdir=f"{endpoint.workdir}2"))
-    neighbour.put()
-    assert neighbour.run(f"sleep 300 & echo $! >{tmp_path}/other") == 0
     second = connect(endpoint)
-    second.put({"new.txt": b"new"})
-    pids = [int(path.read_text()) for path in tmp_path.glob("pid-*")]
-    assert len(pids) == 2
-    assert not any(is_alive(pid) for pid in pids)
-    assert is_alive(int((tmp_path / "other").read_text()))
+    second.put()
     holder.join(60)
     assert len(ended) == 1
-    assert second.run("ls") == 0
-    assert bytes(second.output) == b"new.txt\n"
-    for session in (first, second, neighbour):
-        session.end()
-    assert not is_alive(int((tmp_path / "other").read_text()))
+    assert ended[0] != 0
+    first.end()
+    second.end()
 
 
 def test_the_password_is_nowhere_to_be_seen(

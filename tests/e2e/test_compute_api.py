@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compute suite through the whole CI, on a hypervisor with an API: vCenter's simulator.
+"""The compute suite through the whole CI and a real Gerrit, on vCenter's simulator.
 
 The password is a variable of the service. It must come to the suite, and nowhere else.
 """
@@ -13,16 +13,16 @@ import httpx
 import pytest
 
 from ci.sandbox.author import Pusher
+from ci.sandbox.real.server import RealGerrit
 from tests.kit import vcenter
 from tests.kit.installation import Installation
-from tests.kit.sandbox_host import SandboxHost
 from tests.kit.vcenter import Simulator
 
 APIS = "HYPERVOUCH_APIS"
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(not os.environ.get(APIS), reason=f"set {APIS}: it takes half a minute"),
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not os.environ.get(APIS), reason=f"set {APIS}: it takes a minute"),
 ]
 
 SUITE_S = 180.0
@@ -37,11 +37,11 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 
 
 def test_its_vote_has_the_grade_of_a_simulator_and_its_password_is_nowhere(
-    sandbox_host: SandboxHost, simulator: Simulator, tmp_path: Path
+    real_gerrit: RealGerrit, simulator: Simulator, tmp_path: Path
 ):
     project = f"api-{time.time_ns()}"
-    sandbox_host.create_project(project)
-    author = Pusher(sandbox_host.admin, project, tmp_path / "author")
+    real_gerrit.create_project(project)
+    author = Pusher(real_gerrit.admin, project, tmp_path / "author")
     author.push_branch({"driver.py": "A = 1\n"}, subject="Base")
     node = {
         "name": "vc",
@@ -56,7 +56,7 @@ def test_its_vote_has_the_grade_of_a_simulator_and_its_password_is_nowhere(
     job |= {"run": None, "results": None, "irrelevant-files": None}
     password = simulator.host.password()
     ci = Installation(
-        sandbox_host.ci,
+        real_gerrit.ci,
         tmp_path / "ci",
         project,
         job=job,

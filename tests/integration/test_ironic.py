@@ -19,7 +19,8 @@ from nodes.hypervisors.ironic_link import PAGE
 from nodes.lab.ironic import CLASS
 from tests.kit.bare_metal import Served, disk_image, ironic
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+# The first test of a machine may build what it needs.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 GUEST = "hv-metal"
 
 
@@ -203,17 +204,22 @@ def test_pages_of_machines(served, metal):
     columns = "created_at, version, driver, resource_class, properties, extra, driver_info"
     values = ", ".join("?" * 4)
     count = 2 * PAGE + 7
-    for at in range(count):
-        served.write(
-            f"insert into nodes ({columns}, uuid, name, provision_state, power_state, "  # noqa: S608
-            "maintenance, console_enabled, instance_info, driver_internal_info) "
-            f"select {columns}, {values}, 0, 0, '{{}}', '{{}}' from nodes where uuid = ?",
+    rows: list[tuple[object, ...]] = [
+        (
             f"00000000-0000-4000-8000-{at:012}",
             f"lab-many-{at}",
             "active",
             "power on",
             pattern["uuid"],
         )
+        for at in range(count)
+    ]
+    served.write_many(
+        f"insert into nodes ({columns}, uuid, name, provision_state, power_state, "  # noqa: S608
+        "maintenance, console_enabled, instance_info, driver_internal_info) "
+        f"select {columns}, {values}, 0, 0, '{{}}', '{{}}' from nodes where uuid = ?",
+        rows,
+    )
     try:
         assert len(metal.inventory().guests) == count
         assert metal.cleanup() == ()

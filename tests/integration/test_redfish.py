@@ -20,7 +20,8 @@ from nodes.lab import redfish as lab
 from tests.kit.bare_metal import SAYS, Served, boot_image, media, redfish
 
 sushy = pytest.importorskip("sushy")
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+# The first test of a machine may build what it needs.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 GUEST = "hv-metal"
 BOOT_S = 150.0
 

@@ -8,17 +8,29 @@ for what goes wrong, and `test_vcenter_gaps.py` for what the simulator fakes.
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors.base import GuestState, Nic
-from nodes.hypervisors.faults import CallerFault, Unsupported
+from nodes.hypervisors.faults import CallerFault, NodeFault, Unsupported
+from tests.kit.require import require
 from tests.kit.vcenter import Simulator, disk_image, guest_spec, simulator
 
-MACHINES = int(os.environ.get("HYPERVOUCH_VCENTER_MACHINES", "300"))
+require("vcenter", present=find_spec("pyVmomi") is not None, why="pip install pyvmomi")
+
+from pyVmomi import vim  # noqa: E402
+
+from nodes.hypervisors import vcenter_place  # noqa: E402
+from nodes.hypervisors.vcenter_store import HOME, Datastore  # noqa: E402
+
+MACHINES, PAGE = int(os.environ.get("HYPERVOUCH_VCENTER_MACHINES", "100")), 30
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
 STRANGE = ("hv-'; $(reboot) \"", "hv-a\nb", "hv-" + "x" * 300, "\u202ehv-txt")
 
@@ -55,7 +67,8 @@ def test_it_says_what_it_is(hypervisor: Any) -> None:
     system, status = hypervisor.system(), hypervisor.status()
 
     assert (system.key, system.grade) == ("vmware", "simulator")
-    assert set(system.versions) == {"vcenter", "build", "api"}
+    assert set(system.versions) == {"vcenter", "build", "api", "product", "drs", "datastore"}
+    assert "simulator" in system.versions["product"]
     assert all(system.versions.values())
     assert status.hostname == "DC0_C0 on 127.0.0.1"
     assert min(status.memory_mib, status.cpus, status.uptime_s) > 0
@@ -202,11 +215,11 @@ def test_a_config_drive_and_a_log_are_files_of_the_guest(hypervisor: Any, tmp_pa
     meta = {"openstack/latest/meta_data.json": b'{"uuid": "1"}'}
     hypervisor.launch(guest_spec("hv-drive", tmp_path, config_drive=meta))
 
-    stored = hypervisor._store.read("hypervouch/hv-drive/config.iso")
+    stored = hypervisor._store.read(f"{hypervisor._store.home}/hv-drive/config.iso")
     assert b"config-2" in stored
     assert hypervisor.console_log("hv-drive") == b""
     hypervisor.delete("hv-drive")
-    assert hypervisor._store.read("hypervouch/hv-drive/config.iso") == b""
+    assert hypervisor._store.read(f"{hypervisor._store.home}/hv-drive/config.iso") == b""
 
 
 # Volumes and cards -------------------------------------------------------------------------
@@ -306,7 +319,7 @@ def test_a_rebuild_puts_another_disk_under_it(hypervisor: Any, guest: str, tmp_p
     image.disk.write_bytes(b"another".ljust(128 << 10, b"\0"))
     hypervisor.rebuild(guest, image)
 
-    stored = hypervisor._store.read("hypervouch/hv-one/root-flat.vmdk", first=7)
+    stored = hypervisor._store.read(f"{hypervisor._store.home}/hv-one/root-flat.vmdk", first=7)
     assert stored == b"another"
     told = hypervisor.info(guest)
     assert (told.state, told.macs) == (GuestState.RUNNING, {MAC})
@@ -380,10 +393,102 @@ def test_strange_names_of_others_do_no_harm(vcenter: Simulator, hypervisor: Any)
     assert names <= left
 
 
+@pytest.mark.parametrize("by", ["cleanup", "delete"])
+def test_a_guest_that_was_moved_into_a_folder_is_removed(
+    vcenter: Simulator, hypervisor: Any, guest: str, by: str
+) -> None:
+    with vcenter.link() as link:
+        place = vcenter_place.find(link)
+        folder = link.call("make a folder", lambda: place.folder.CreateFolder("of the operator"))
+        machine = link.content.searchIndex.FindChild(place.folder, guest)
+        link.run("move it there", lambda: folder.MoveIntoFolder_Task([machine]))
+        assert guest in hypervisor.inventory().guests
+        if by == "cleanup":
+            assert hypervisor.cleanup() == (guest,)
+        else:
+            hypervisor.delete(guest)
+        link.run("remove the folder", folder.Destroy_Task)
+
+    assert guest not in hypervisor.inventory().guests
+    assert not hypervisor._store.guest_folders()
+
+
+def test_what_a_killed_launch_left_is_cleaned_up_and_nothing_beside_it(
+    vcenter: Simulator, hypervisor: Any, guest: str, tmp_path: Path
+) -> None:
+    store, other = hypervisor._store, Datastore(hypervisor._link, hypervisor._place)
+    other.home = f"{HOME}/another-cluster"
+    for one, name in ((store, "hv-killed"), (store, "theirs"), (other, "hv-killed")):
+        one.mkdir(f"{one.home}/{name}")
+        one.write_image(disk_image(tmp_path), f"{one.home}/{name}/root.vmdk")
+    with vcenter.link() as link:
+        _make(link, "hv-x", marked=False)
+        store.mkdir(f"{store.home}/hv-x")
+        assert hypervisor.cleanup() == (guest,)
+        assert store.guest_folders() == {"hv-x"}
+        _remove(link, "hv-x")
+
+    assert store.read(f"{store.home}/hv-killed/root.vmdk") == b""
+    for one, name in ((store, "theirs"), (other, "hv-killed")):
+        assert one.read(f"{one.home}/{name}/root.vmdk")
+        one.remove(f"{one.home}/{name}")
+    store.remove(f"{store.home}/hv-x")
+
+
+# The cluster -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grade", ["bare", "nested"])
+def test_a_simulator_is_called_nothing_better(vcenter: Simulator, grade: str) -> None:
+    raised = pytest.raises(CallerFault, match=f"no evidence of grade {grade}")
+    with raised, vcenter.connected(grade=Grade(grade)):
+        pass
+
+
+def test_without_drs_we_choose_the_host(tmp_path: Path) -> None:
+    with simulator(tmp_path, ["-machines=0"]) as made, made.link() as link:
+        place = vcenter_place.find(link)
+        with made.connected() as with_drs:
+            told = with_drs.system().versions
+        spec = vim.cluster.ConfigSpecEx(drsConfig=vim.cluster.DrsConfigInfo(enabled=False))
+        change = partial(place.cluster.ReconfigureComputeResource_Task, spec, modify=True)
+        link.run("end DRS", change)
+        with made.connected() as hypervisor:
+            hosts = []
+            for name in ("hv-a", "hv-b", "hv-c", "hv-d"):
+                hypervisor.launch(guest_spec(name, tmp_path))
+                hosts.append(hypervisor.info(name).host)
+            without = hypervisor.system().versions
+
+    assert (told["drs"], told["datastore"]) == ("on", "on 2 of 2 hosts")
+    assert without["drs"] == "off"
+    assert sorted(hosts) == ["DC0_C0_H0", "DC0_C0_H0", "DC0_C0_H1", "DC0_C0_H1"]
+
+
+def test_a_disk_of_one_host_is_not_taken_unless_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    with simulator(tmp_path, ["-machines=0"]) as made, made.link() as link:
+        place = vcenter_place.find(link)
+        (host, told), *_ = link.all(vim.HostSystem, place.cluster, "configManager.datastoreSystem")
+        system = told["configManager.datastoreSystem"]
+        folder = str(tmp_path / "local")
+        link.call("add a disk", lambda: system.CreateLocalDatastore("A local one", folder))
+        name = link.props(host, "name")["name"]
+        with made.connected() as usual:
+            assert usual._place.datastore_name == place.datastore_name
+        local = replace(made, url=f"{made.url}?datastore=A%20local%20one")
+        with local.connected() as hypervisor:
+            hypervisor.launch(guest_spec("hv-local", tmp_path))
+            facts = hypervisor.system().versions["datastore"]
+            with pytest.raises(NodeFault, match="no second host in use that reaches A local one"):
+                hypervisor.live_migrate("hv-local", hypervisor)
+            assert (facts, hypervisor.info("hv-local").host) == ("on 1 of 2 hosts", name)
+
+
 @pytest.mark.timeout(1800)
 def test_a_large_inventory_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HYPERVOUCH_VCENTER_MACHINES=2000 makes it larger, and the simulator minutes slower."""
-    monkeypatch.setattr("nodes.hypervisors.vcenter_link.PAGE", 100)
+    monkeypatch.setattr("nodes.hypervisors.vcenter_link.PAGE", PAGE)
     options = [f"-machines={MACHINES}", "-autostart=false"]
     with simulator(tmp_path, options) as made, made.connected() as hypervisor:
         before = made.calls().get("ContinueRetrievePropertiesEx", 0)
@@ -391,12 +496,10 @@ def test_a_large_inventory_comes_in_pages(tmp_path: Path, monkeypatch: pytest.Mo
         pages = made.calls().get("ContinueRetrievePropertiesEx", 0) - before
 
     assert len(guests) == MACHINES
-    assert pages == -(-MACHINES // 100) - 1
+    assert pages == -(-MACHINES // PAGE) - 1
 
 
 def _read(link: Any, name: str, path: str) -> Any:
-    from pyVmomi import vim  # noqa: PLC0415 - may be missing
-
     for found, told in link.all(vim.VirtualMachine, link.content.rootFolder, "name"):
         if told["name"] == name:
             return link.props(found, path)[path]
@@ -404,10 +507,6 @@ def _read(link: Any, name: str, path: str) -> Any:
 
 
 def _make(link: Any, name: str, *, marked: bool) -> None:
-    from pyVmomi import vim  # noqa: PLC0415 - may be missing
-
-    from nodes.hypervisors import vcenter_place  # noqa: PLC0415
-
     place = vcenter_place.find(link)
     mark = [vim.option.OptionValue(key="hypervouch.owner", value="hypervouch")]
     config = vim.vm.ConfigSpec(
@@ -422,8 +521,6 @@ def _make(link: Any, name: str, *, marked: bool) -> None:
 
 
 def _remove(link: Any, name: str) -> None:
-    from pyVmomi import vim  # noqa: PLC0415 - may be missing
-
     for found, told in list(link.all(vim.VirtualMachine, link.content.rootFolder, "name")):
         if told["name"] == name:
             link.run(f"remove {name}", found.Destroy_Task)

@@ -25,6 +25,11 @@ from tests.kit.faulty_tcp import TcpFront
 from tests.kit.vcenter import Simulator, guest_spec, simulator
 
 GUEST, THEIRS = "hv-faults", "DC0_C0_RP0_VM0"
+_FAULT = b"<faultcode>x</faultcode><faultstring>a word of the vendor</faultstring>"
+SOAP_FAULT = (
+    b'<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>'
+    b"<e:Fault>" + _FAULT + b"</e:Fault></e:Body></e:Envelope>"
+)
 
 
 # The first test of a machine builds the simulator.
@@ -158,6 +163,43 @@ def test_what_is_no_soap_is_told(
     assert server.asked <= 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((503, "text/html", b"<p>busy</p>"), (TransientFault, "503")),
+        ((500, "text/html", b"<p>broken</p>"), (TransientFault, "500")),
+        ((401, "text/html", b""), (NodeFault, "401")),
+        ((403, "text/html", b""), (NodeFault, "403")),
+        ((200, "text/html", b"<p>a proxy</p>"), (NodeFault, "no SOAP: it is text/html")),
+        ((200, "text/xml", b"<p>no</p>"), (NodeFault, "no SOAP: it tells no result")),
+        ((200, "text/xml", b"hello"), (NodeFault, "no SOAP")),
+        ((200, "text/xml", b""), (NodeFault, "no SOAP")),
+        ((500, "text/xml", b"<p>no</p>"), (NodeFault, "no SOAP")),
+        ((500, "text/xml", SOAP_FAULT), (NodeFault, "a word of the vendor")),
+    ],
+    ids=str,
+)
+def test_a_strange_answer_in_mid_session_is_told(
+    vcenter: Simulator, tmp_path: Path, answer: Any, told: tuple[type[Exception], str]
+) -> None:
+    port = int(vcenter.url.partition("@127.0.0.1:")[2].partition("/")[0])
+    with (
+        TcpFront("127.0.0.1", port) as front,
+        _answering(tmp_path, answer[0], vcenter.host) as other,
+        at_port(vcenter, front.port).connected() as hypervisor,
+    ):
+        _, other.kind, other.body = answer
+        front._target = ("127.0.0.1", other.server_address[1])
+        hypervisor._link._stub.DropConnections()
+        with pytest.raises(told[0], match=told[1]):
+            hypervisor.inventory()
+        place = hypervisor._place
+        file = (place.datacenter_name, place.datastore_name, "x")
+        if answer[0] != 200:
+            with pytest.raises((NodeFault, TransientFault), match=f"HTTP {answer[0]}"):
+                hypervisor._link.put(*file, b"x")
+
+
 # The session -------------------------------------------------------------------------------
 
 
@@ -187,6 +229,20 @@ def test_a_session_that_cannot_be_opened_anew_is_not_tried_for_ever(
     with pytest.raises(TransientFault, match="NotAuthenticated"):
         hypervisor.inventory()
     assert vcenter.calls()["Login"] == before + 1
+
+
+def test_a_password_that_was_changed_meanwhile_is_tried_once(
+    vcenter: Simulator, hypervisor: Any
+) -> None:
+    with vcenter.connected() as other:
+        other._link._password = "of yesterday"
+        vcenter.fail("FindChild", "not-authenticated", times=100)
+        before = vcenter.calls()["Login"]
+        for _ in range(3):
+            with pytest.raises(NodeFault, match="InvalidLogin"):
+                other.info(GUEST)
+        assert vcenter.calls()["Login"] == before + 1
+        vcenter.mend()
 
 
 # Faults ------------------------------------------------------------------------------------
@@ -221,7 +277,28 @@ def test_a_fault_keeps_its_name(
         hypervisor.launch(guest_spec(GUEST, tmp_path))
 
     assert GUEST not in hypervisor.inventory().guests
-    assert hypervisor._store.read(f"hypervouch/{GUEST}/root.vmdk") == b""
+    assert hypervisor._store.read(f"{hypervisor._store.home}/{GUEST}/root.vmdk") == b""
+
+
+def test_an_upload_that_breaks_off_is_told(vcenter: Simulator, tmp_path: Path) -> None:
+    large = tmp_path / "large.raw"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    port = int(vcenter.url.partition("@127.0.0.1:")[2].partition("/")[0])
+    with (
+        TcpFront("127.0.0.1", port) as front,
+        at_port(vcenter, front.port).connected() as hypervisor,
+    ):
+        store = hypervisor._store
+        store.mkdir(f"{store.home}/hv-upload")
+        front.freeze()
+        broken = threading.Timer(0.3, lambda: (front.thaw(), front.cut()))
+        broken.start()
+        with pytest.raises(TransientFault, match="write"):
+            store.put(f"{store.home}/hv-upload/large", large)
+        broken.join()
+        assert hypervisor.cleanup() == ()
+        assert not store.guest_folders()
 
 
 def test_a_server_that_is_killed_meanwhile_is_told(tmp_path: Path) -> None:
@@ -229,7 +306,7 @@ def test_a_server_that_is_killed_meanwhile_is_told(tmp_path: Path) -> None:
         ended = threading.Timer(1.0, os.kill, (made.pid, signal.SIGKILL))
         ended.start()
         with pytest.raises(TransientFault, match="power off") as first:
-            hypervisor.power_off(THEIRS)
+            hypervisor._halt(THEIRS, hypervisor._find(THEIRS))
         with pytest.raises(TransientFault):
             hypervisor.inventory()
         ended.join()
@@ -241,7 +318,7 @@ def test_a_task_that_never_ends_is_cancelled(tmp_path: Path) -> None:
     with simulator(tmp_path, ["-task-delay=60000"]) as made:
         raised = pytest.raises(TransientFault, match="not ended in 1 s")
         with made.connected(timeout_s=1.0) as hypervisor, raised:
-            hypervisor.power_off(THEIRS)
+            hypervisor._halt(THEIRS, hypervisor._find(THEIRS))
         assert made.calls()["CancelTask"] == 1
 
 
@@ -249,7 +326,7 @@ def test_a_call_that_is_not_answered_ends(vcenter: Simulator) -> None:
     vcenter.fail("PowerOffVM_Task", "timeout", delay_ms=5000)
     began = time.monotonic()
     with vcenter.connected(timeout_s=1.0) as hypervisor, pytest.raises(TransientFault):
-        hypervisor.power_off(THEIRS)
+        hypervisor._halt(THEIRS, hypervisor._find(THEIRS))
     vcenter.mend()
 
     assert time.monotonic() - began < 60
@@ -257,7 +334,7 @@ def test_a_call_that_is_not_answered_ends(vcenter: Simulator) -> None:
 
 def test_a_slow_vcenter_is_waited_for(tmp_path: Path) -> None:
     with simulator(tmp_path, ["-delay=50"]) as made, made.connected() as hypervisor:
-        assert hypervisor.info(THEIRS).state is GuestState.RUNNING
+        assert hypervisor._state(hypervisor._find(THEIRS)) is GuestState.RUNNING
         assert hypervisor.inventory().guests
 
 
@@ -279,6 +356,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     host: ApiHost
     status: int
+    kind: str = "text/html"
+    body: bytes = b"<p>no</p>"
     asked: int = 0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -291,19 +370,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.asked += 1
         self.send_response(self.server.status)
-        self.send_header("Content-Length", "9")
+        self.send_header("Content-Type", self.server.kind)
+        self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
-        self.wfile.write(b"<p>no</p>")
+        self.wfile.write(self.server.body)
 
-    do_GET = do_POST  # noqa: N815 - the base class's name
+    do_GET = do_PUT = do_POST  # noqa: N815 - the base class's names
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Keep the tests' output quiet."""
 
 
 @contextmanager
-def _answering(folder: Path, status: int) -> Iterator[_Server]:
-    host = ApiHost(folder / "answering")
+def _answering(folder: Path, status: int, like: ApiHost | None = None) -> Iterator[_Server]:
+    host = like or ApiHost(folder / "answering")
     host.password()
     host._certify()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -363,8 +363,24 @@ class TestOthers:
     def test_disks_that_a_killed_launch_left_are_cleaned(self, one: XenServerHypervisor):
         one._disks.make(f"{NAME} root", 1 << 20, own=True)
         assert one._disks.left()
+        one._disks.make(f"{NAME} root", 1 << 20, own=True)  # of the same name
         one.cleanup()
         assert not one._disks.left()
+
+    def test_cleanup_leaves_what_another_member_of_the_pool_makes(
+        self, one: XenServerHypervisor, two: XenServerHypervisor
+    ):
+        """The pool's storage is one, and both may be nodes of ours: it may be in mid-launch."""
+        volume = two.create_volume(f"{NAME}-v", 8)
+        begun = two._disks.make(f"{NAME} root", 1 << 20, own=True)
+        assert volume.name in one.inventory().volumes
+        assert one.cleanup() == ()
+        assert (two._disks.left(), two.inventory().volumes) == (
+            {begun: f"{NAME} root"},
+            {volume.name},
+        )
+        assert two.cleanup() == (volume.name,)
+        assert not two._disks.left()
 
 
 def _machine(one: XenServerHypervisor, name: str, **marks: str) -> str:

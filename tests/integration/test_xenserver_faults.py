@@ -163,6 +163,20 @@ class TestInMidOperation:
         with ruled(pool, "VM.get_record", error=["SESSION_INVALID", "x"], times=9), told:
             one.info(guest)
 
+    def test_a_password_that_was_changed_meanwhile_is_tried_once(
+        self, pool: xapi.XapiPool, guest: str
+    ):
+        with pool.opened() as other:
+            session = other._link._session
+            right = session.last_login_params
+            session.last_login_params = [right[0], "of yesterday", *right[2:]]
+            pool.fail("VM.get_by_name_label", error=["SESSION_INVALID", "x"])
+            with pytest.raises(NodeFault, match="SESSION_AUTHENTICATION_FAILED"):
+                other.info(guest)
+            session.last_login_params = right
+            with pytest.raises(NodeFault, match="SESSION_AUTHENTICATION_FAILED"):
+                other.info(guest)
+
     @pytest.mark.parametrize(
         ("method", "told"),
         [

@@ -7,6 +7,7 @@ No guest runs there: what is asked is what the connector says.
 import hashlib
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from nodes.hypervisors.zvm import ZvmHypervisor, connect, user_of  # noqa: E402
 from tests.kit import zvm  # noqa: E402
 
 NAME = f"{PREFIX}zvm"
-SPEC = GuestSpec(name=NAME, image=GuestImage(), memory_mib=1024, cpus=1)
+CARDS = tuple(Nic(mac=f"52:54:00:00:00:0{at}") for at in (1, 2))
+SPEC = GuestSpec(name=NAME, image=GuestImage(), memory_mib=1024, cpus=1, nics=CARDS)
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +71,51 @@ def test_a_guest_lives_and_ends(one: ZvmHypervisor) -> None:
 def test_what_it_cannot_do_is_said_with_the_reason(one: ZvmHypervisor) -> None:
     with pytest.raises(Unsupported, match="/proc/sysinfo"):
         one.status()
+    tagged = Nic(mac="52:54:00:00:00:01", tag="left")
     with pytest.raises(Unsupported):
-        one.launch(GuestSpec(name=NAME, image=GuestImage(), nics=(Nic(mac="52:54:00:0:0:1"),)))
-    with pytest.raises(CallerFault):
-        one.launch(GuestSpec(name="$(reboot)", image=GuestImage()))
+        one.launch(GuestSpec(name=NAME, image=GuestImage(), nics=(tagged,)))
+    for name in ("$(reboot)", "hv-'", "hv-a\nb", "hv-" + "a" * 300, "hv-\u202ea"):
+        with pytest.raises(CallerFault, match="no name of ours"):
+            one.launch(GuestSpec(name=name, image=GuestImage()))
+        with pytest.raises(CallerFault, match="no name of ours"):
+            one.delete(name)
     one.launch(SPEC)
     for call in (lambda: one.reboot(NAME), lambda: one.shutdown(NAME)):
         with pytest.raises(Unsupported, match="agent"):
             call()
     assert one.system().versions == {"zvmconnector": "1.6.3"}
     assert Feature.PAUSE not in one.missing
+
+
+def test_guests_are_made_and_removed_from_several_threads(one: ZvmHypervisor) -> None:
+    names = [f"{PREFIX}zvm-{at}" for at in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: one.launch(GuestSpec(name=name, image=GuestImage())), names))
+        assert sorted(one.inventory().guests) == names
+        list(pool.map(one.delete, names))
+    assert one.cleanup() == ()
+    assert one.inventory().guests == {}
+
+
+def test_a_token_that_has_run_out_is_asked_for_anew(one: ZvmHypervisor) -> None:
+    one.launch(SPEC)
+    one._link._rest._token = "of last year"
+    assert one.inventory().guests == {NAME: GuestState.RUNNING}
+
+
+def test_who_takes_a_name_in_between_keeps_it(
+    connector: zvm.Connector, one: ZvmHypervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connector.opened(tmp_path / "other") as quicker:
+        quicker.launch(SPEC)
+        users = one._users
+        monkeypatch.setattr(one, "_users", lambda: ())  # as it was when the slower one looked
+        with pytest.raises(NodeFault, match="UNIQUE"):
+            one.launch(SPEC)
+        monkeypatch.setattr(one, "_users", users)
+        assert one.cleanup() == ()
+        assert quicker.inventory().guests == {NAME: GuestState.RUNNING}
+        quicker.cleanup()
 
 
 def test_only_what_is_ours_is_removed(

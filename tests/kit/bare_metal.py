@@ -22,7 +22,7 @@ from nodes.lab import ironic as ironic_lab
 from nodes.lab import redfish as redfish_lab
 from nodes.lab import venvs
 from nodes.lab.apis import ApiHost
-from tests.kit.require import require
+from tests.kit.require import require, required
 
 # Prints a line on the first serial port and halts: what a CD boots without an operating system.
 SAYS = b"CI-GUEST-OK\r\n"
@@ -58,12 +58,22 @@ class Served:
             database.execute(statement, values)
             database.commit()
 
+    def write_many(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        """The same, for each row."""
+        with closing(sqlite3.connect(self.host.folder / "ironic.sqlite", timeout=30)) as database:
+            database.executemany(statement, rows)
+            database.commit()
+
 
 @contextmanager
 def ironic(folder: Path) -> Iterator[Served]:
-    """A real Ironic with two machines that are fake; skips where it is not built."""
+    """A real Ironic with two machines that are fake; skips where it is neither built nor required.
+
+    Where it is required it is built: a minute or two of network, once.
+    """
     why = "hypervouch lab up ironic builds it: a minute or two of network"
-    require("ironic", present=ironic_lab.is_built(), why=why)
+    present = ironic_lab.is_built() or "ironic" in required()
+    require("ironic", present=present, why=why)
     programs = venvs.environment("ironic", lambda _sentence: None)
     host = ApiHost(folder / "host")
     with host.running(ironic_lab.program(host, programs)) as said:
@@ -74,12 +84,16 @@ def ironic(folder: Path) -> Iterator[Served]:
 
 @contextmanager
 def redfish() -> Iterator[Served]:
-    """A machine of QEMU with a controller; skips where it cannot be had."""
+    """A machine of QEMU with a controller; skips where it cannot be had.
+
+    Where it is required, what is in front of it is built: a minute of network and a C compiler.
+    """
     require("redfish", present=find_spec("sushy") is not None, why="pip install sushy")
     lacks = redfish_lab.missing_tools()
     require("redfish", present=not lacks, why=f"apt-get install {' '.join(lacks)}")
     why = "hypervouch lab up redfish builds it: a minute of network"
-    require("redfish", present=redfish_lab.is_built(), why=why)
+    present = redfish_lab.is_built() or "redfish" in required()
+    require("redfish", present=present, why=why)
     programs = venvs.environment("redfish", lambda _sentence: None)
     # Not under pytest's own folder: the names of libvirt's sockets would be too long.
     folder = Path(tempfile.mkdtemp(prefix="hv-redfish-"))

@@ -17,7 +17,8 @@ from typing import Any
 
 from ci.cancel import CancelToken, Deadline
 from ci.clock import SystemClock
-from ci.model.node import Endpoint, Transport
+from ci.model.node import Endpoint, Transport, WinrmLogin
+from ci.model.result import Grade
 from ci.runners.base import Session
 from ci.runners.stop import Grace
 from ci.runners.table import runner_for
@@ -108,6 +109,8 @@ class Holder:
             "key_file": str(endpoint.key_file or ""),
             "known_hosts": str(endpoint.known_hosts or ""),
             "workdir": endpoint.workdir,
+            "winrm": _written(endpoint.winrm),
+            "grade": endpoint.grade.value,
             "files": dict(files),
             "command": command,
         }
@@ -130,6 +133,20 @@ class Holder:
         self._process.wait()
 
 
+def _written(login: WinrmLogin | None) -> dict[str, str] | None:
+    if login is None:
+        return None
+    files = {"password_file": login.password_file, "ca_file": login.ca_file}
+    return {"auth": login.auth} | {name: str(path) for name, path in files.items() if path}
+
+
+def _read(order: dict[str, str] | None) -> WinrmLogin | None:
+    if order is None:
+        return None
+    files = {name: Path(path) for name, path in order.items() if name != "auth"}
+    return WinrmLogin(auth=order["auth"], **files)  # type: ignore[arg-type]
+
+
 def _hold(order: dict[str, Any]) -> None:
     endpoint = Endpoint(
         transport=Transport(order["transport"]),
@@ -138,6 +155,8 @@ def _hold(order: dict[str, Any]) -> None:
         key_file=Path(order["key_file"]) if order["key_file"] else None,
         known_hosts=Path(order["known_hosts"]) if order["known_hosts"] else None,
         workdir=order["workdir"],
+        winrm=_read(order["winrm"]),
+        grade=Grade(order["grade"]),
     )
     node = connect(endpoint)
     node.put({name: text.encode() for name, text in order["files"].items()})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from ci.errors import ConfigError, NodeUnavailable
+from ci.errors import NodeUnavailable
 from ci.model.result import Grade
 from nodes.hypervisors.base import Access, DiskFormat, GuestImage, GuestSpec
 from nodes.lab import vcenter as lab
@@ -75,7 +75,7 @@ def simulator(folder: Path, more: Sequence[str] = ()) -> Iterator[Simulator]:
     require("vcenter", present=find_spec("pyVmomi") is not None, why="pip install pyvmomi")
     try:
         made = lab.binary(lambda _sentence: None)
-    except (ConfigError, NodeUnavailable) as error:
+    except NodeUnavailable as error:
         require("vcenter", present=False, why=f"{error.message}; {error.hint}")
         raise
     host = ApiHost(folder / "host")

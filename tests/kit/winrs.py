@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ci.model.node import Endpoint, Transport, WinrmLogin
+from ci.model.result import Grade
 from nodes.lab.apis import USER, ApiHost, Program
 
 
@@ -22,6 +23,7 @@ class Winrs:
 
     host: ApiHost
     url: str
+    pid: int
 
     def endpoint(self, workdir: Path, **login: Any) -> Endpoint:
         """A node with that work directory."""
@@ -31,6 +33,7 @@ class Winrs:
             port=urlsplit(self.url).port or 0,
             user=USER,
             workdir=str(workdir),
+            grade=Grade.EMULATOR,
             winrm=WinrmLogin(**{"auth": "basic", **known, **login}),
         )
 
@@ -54,4 +57,4 @@ def running(folder: Path) -> Iterator[Winrs]:
     argv += ["--certificate", str(host.ca_file), "--key", str(host.key_file)]
     root = str(Path(__file__).parents[2])
     with host.running(Program(argv=argv, env={"PYTHONPATH": root})) as said:
-        yield Winrs(host, str(said["url"]))
+        yield Winrs(host, str(said["url"]), int(said["pid"]))

@@ -35,6 +35,7 @@ def test_a_password_of_the_environment_is_in_a_file_that_only_we_may_read(
     assert endpoint.password_file.read_text() == SECRET
     assert stat.S_IMODE(endpoint.password_file.stat().st_mode) == 0o600
     assert SECRET not in repr(endpoint)
+    assert endpoint.marks == tmp_path / "local-1.marks"
     assert endpoint.certificate == "ab" * 32
     made.stop("local-1")
     made.stop("local-1")

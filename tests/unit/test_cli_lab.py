@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from ci.cli import main
 from ci.cli_lab import inventory, suites
+from ci.errors import ConfigError
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
 from nodes.images.build import Progress
-from nodes.lab import table
+from nodes.lab import stand_ins, table
 from nodes.lab.nested import NestedNode
 from nodes.lab.table import LAB, LabNode, Reach
 from nodes.providers.local import LocalOptions
@@ -301,3 +302,15 @@ def test_what_two_nodes_share_goes_with_the_last_of_them(kvm_nodes: Path):
     assert shared.is_dir()
     LAB["kvm2"].down(kvm_nodes / "kvm2")
     assert not shared.exists()
+
+
+def test_a_connector_of_zvm_that_is_not_installed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stand_ins, "find_spec", lambda _: None)
+    home = tmp_path / "zvm"
+    with pytest.raises(ConfigError, match="not installed") as told:
+        LAB["zvm"].up(home, lambda _: None)
+    assert "hypervouch[zvm]" in told.value.hint
+    assert LAB["zvm"].reach(home) is None
+    assert not home.exists()

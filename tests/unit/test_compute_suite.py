@@ -90,11 +90,13 @@ class TestPlan:
             password_file=Path("/s/node-1.password"),
             ca_file=Path("/s/ca.pem"),
             certificate="ab" * 32,
+            marks=Path("/s/node-1.marks"),
         )
         made = plan(api)
         (step,) = made.steps
         assert "--hypervisor=vcenter://ci@vc.example.org/DC/C" in step.command
-        assert "--password-file=/s/node-1.password --ca-file=/s/ca.pem" in step.command
+        assert "--password-file=/s/node-1.password --marks=/s/node-1.marks" in step.command
+        assert "--ca-file=/s/ca.pem" in step.command
         assert f"--certificate={'ab' * 32}" in step.command
         assert not {"password", "PASSWORD"} & set("".join(made.env).split("_"))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest of a health job: booted, heard, removed; whatever goes wrong is the node's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,30 @@ def test_it_boots_answers_and_is_gone(tmp_path):
 def test_a_node_without_a_hypervisor_cannot_boot_one():
     with pytest.raises(NodeUnavailable, match="no hypervisor to boot a guest on"):
         booting(lambda _: None, image)(NODE)
+
+
+def test_a_hypervisor_that_boots_disks_is_given_one(tmp_path, monkeypatch):
+    keeper = dummy("dummy:///", Access(work=tmp_path))
+    monkeypatch.setattr(type(keeper), "boots_disks", True)
+    disk = tmp_path / "disk"
+    disk.touch()
+    given: list[GuestImage] = []
+
+    def with_disk(made: GuestImage) -> GuestImage:
+        given.append(made)
+        return replace(made, disk=disk)
+
+    assert booting(connecting(tmp_path), image, with_disk)(NODE)
+    assert [one.arch for one in given] == ["x86_64"]
+
+
+def test_one_without_a_console_is_asked_for_nothing(tmp_path, monkeypatch):
+    keeper = dummy("dummy:///", Access(work=tmp_path))
+    monkeypatch.setattr(type(keeper), "runs_guests", False)
+    with pytest.raises(NodeUnavailable, match="it gives no console") as told:
+        booting(connecting(tmp_path), image)(NODE)
+    assert "health-guest" in told.value.hint
+    assert not keeper.inventory().guests
 
 
 def test_an_image_that_cannot_be_had_is_said(tmp_path):

@@ -18,7 +18,9 @@ from pypsrp.exceptions import AuthenticationError, WinRMTransportError, WSManFau
 from pypsrp.serializer import Serializer
 
 from ci.model.feature import Feature
+from nodes.hypervisors.base import GuestState
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.hyperv_devices import whole
 from nodes.hypervisors.hyperv_errors import (
     BY_CATEGORY,
     BY_ID,
@@ -27,6 +29,7 @@ from nodes.hypervisors.hyperv_errors import (
     fault,
     from_record,
 )
+from nodes.hypervisors.hyperv_facts import is_ours, state_of
 from nodes.hypervisors.hyperv_link import FOLDER, address, plain, step, wide
 from nodes.stand_ins.hyperv import devices, host, machines
 from nodes.stand_ins.hyperv.objects import CmdletError
@@ -85,6 +88,42 @@ class TestValues:
         state.to_string = "Running"
         vm.extended_properties = {"State": state, "Name": "a", "Disks": [state, 1]}
         assert plain([vm]) == [{"State": "Running", "Name": "a", "Disks": ["Running", 1]}]
+
+
+class TestMachines:
+    @pytest.mark.parametrize(
+        ("state", "meant"),
+        [
+            ("Running", GuestState.RUNNING),
+            ("FastSaving", GuestState.RUNNING),
+            ("Hibernated", GuestState.SHUTOFF),
+            ("OffCritical", GuestState.SHUTOFF),
+            ("SavedCritical", GuestState.SUSPENDED),
+            ("RunningCritical", GuestState.CRASHED),
+            ("Other", GuestState.CRASHED),
+        ],
+    )
+    def test_states(self, state: str, meant: GuestState):
+        assert state_of({"State": state}) is meant
+
+    @pytest.mark.parametrize(
+        ("name", "notes", "ours"),
+        [
+            ("hv-a", "hypervouch", True),
+            ("hv-a", "made by hypervouch today", True),
+            ("hv-a", "hypervouchers", False),
+            ("hv-a", None, False),
+            ("other", "hypervouch", False),
+        ],
+    )
+    def test_ours_is_what_has_mark_and_prefix(self, name: str, notes: str | None, *, ours: bool):
+        assert is_ours({"Name": name, "Notes": notes}) is ours
+
+    def test_a_difference_is_known_by_its_disk(self):
+        difference = r"C:\ci\hv-a_0A1B2C3D-0000-1111-2222-333344445555.avhdx"
+        assert whole(difference) == r"C:\ci\hv-a.vhdx"
+        for path in (r"C:\ci\hv-a.vhdx", r"C:\ci\hv-a_1.avhdx", r"\\files\ci\a b.vhdx"):
+            assert whole(path) == path
 
 
 class Record:

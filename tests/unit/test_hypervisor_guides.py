@@ -10,10 +10,12 @@ from nodes.hypervisors import (
     hyperv_missing,
     ironic_missing,
     libvirt_lxc_missing,
+    powervm_missing,
     redfish_missing,
     uml_missing,
     vcenter_missing,
     xenserver_missing,
+    zvm_missing,
 )
 
 GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
@@ -29,7 +31,9 @@ GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
         ("hypervisor-uml.md", uml_missing.MISSING),
         ("hypervisor-lxc.md", libvirt_lxc_missing.MISSING),
         ("hypervisor-vcenter.md", vcenter_missing.MISSING),
+        ("hypervisor-powervm.md", powervm_missing.MISSING),
         ("hypervisor-xenserver.md", xenserver_missing.MISSING),
+        ("hypervisor-zvm.md", zvm_missing.MISSING),
     ],
 )
 def test_a_guide_names_every_missing_row_with_its_reason(guide, missing):

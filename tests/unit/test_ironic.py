@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors import ironic_link
 from nodes.hypervisors.base import Access, DiskFormat, GuestImage, GuestSpec, GuestState, Nic, Rule
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
@@ -96,8 +97,10 @@ def node(name: str, state: str = "available", **more: Any) -> dict[str, Any]:
     }
 
 
-def connected(cloud: Cloud, url: str = URL, timeout_s: float = 5.0) -> IronicHypervisor:
-    access = Access(work=Path("unused"), password="secret", timeout_s=timeout_s)
+def connected(
+    cloud: Cloud, url: str = URL, timeout_s: float = 5.0, grade: Grade = Grade.NONE
+) -> IronicHypervisor:
+    access = Access(work=Path("unused"), password="secret", timeout_s=timeout_s, grade=grade)
     link = IronicLink(address(url), access, httpx.MockTransport(cloud))
     return IronicHypervisor(link, access)
 
@@ -243,6 +246,83 @@ def test_cleaning_takes_back_what_is_ours_alone():
     assert metal.cleanup() == ("hv-a",)
     assert all("uuid-of-ci-1" in path for path in cloud.changed())
     assert set(metal.inventory().guests) == {"theirs", "ci-3"}
+
+
+def test_two_nodes_of_one_mark_are_both_taken_back():
+    cloud = Cloud(
+        node("ci-1", "active", extra={"hypervouch": "hv-a"}, instance_uuid="1"),
+        node("ci-2", "available", extra={"hypervouch": "hv-a"}),
+    )
+    connected(cloud).cleanup()
+    assert all(one["extra"] == {} for one in cloud.nodes.values())
+
+
+def test_a_broken_node_does_not_keep_the_others():
+    cloud = Cloud(
+        node("ci-1", "clean failed", extra={"hypervouch": "hv-a"}, last_error="disk is on fire"),
+        node("ci-2", "active", extra={"hypervouch": "hv-b"}, instance_uuid="2"),
+    )
+    with pytest.raises(NodeFault, match="disk is on fire"):
+        connected(cloud).cleanup()
+    assert cloud.nodes["uuid-of-ci-2"]["extra"] == {}
+
+
+def test_a_claim_whose_answer_was_lost_is_undone(spec):
+    broken = iter([True])
+
+    def breaks(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "PATCH" and next(broken, False):
+            _patch(cloud.nodes["uuid-of-ci-1"], json.loads(request.content))
+            raise httpx.ReadError("the line broke")
+        return None
+
+    cloud = Cloud(node("ci-1"), node("ci-2"))
+    cloud.answers.append(breaks)
+    with pytest.raises(TransientFault, match="the line broke"):
+        connected(cloud).launch(spec)
+    assert all(one["extra"] == {} for one in cloud.nodes.values())
+    assert cloud.nodes["uuid-of-ci-1"]["instance_uuid"] is None
+
+
+def test_fake_hardware_is_no_evidence_of_bare_metal():
+    cloud = Cloud(node("ci-1", driver="fake-hardware"))
+    with pytest.raises(CallerFault, match="say grade: simulator"):
+        connected(cloud, grade=Grade.BARE)
+    cloud.nodes["uuid-of-ci-1"]["driver"] = "ipmi"
+    assert connected(cloud, grade=Grade.BARE).system().versions["hardware"] == "ipmi"
+
+
+def test_there_is_room_for_as_many_guests_as_nodes_can_be_ours():
+    names = ("ci-1", "ci-2")
+    nodes = [node(name) for name in names] + [node("ci-3", "active", instance_uuid="x")]
+    assert connected(Cloud(*nodes)).guests_at_once == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx.RemoteProtocolError("Server disconnected without a response"), TransientFault),
+        (httpx.RemoteProtocolError("peer closed connection early"), TransientFault),
+        (httpx.RemoteProtocolError("illegal status line"), NodeFault),
+        (httpx.ReadTimeout("timed out"), TransientFault),
+    ],
+)
+def test_a_server_that_goes_while_it_deploys(spec, error, kind):
+    def goes(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/provision") and b"active" in request.content:
+            raise error
+        return None
+
+    cloud = Cloud(node("ci-1"))
+    cloud.answers.append(goes)
+    with pytest.raises(kind, match=str(error)):
+        connected(cloud).launch(spec)
+    assert cloud.nodes["uuid-of-ci-1"]["extra"] == {}
+
+
+def test_names_of_others_are_shown_harmless():
+    cloud = Cloud(node("ci-1", "active", extra={"hypervouch": "a\n\x1b[2J\u202eb"}))
+    assert list(connected(cloud).inventory().guests) == ["a [2J b"]
 
 
 def test_a_node_that_cannot_be_cleaned_says_why():

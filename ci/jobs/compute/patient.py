@@ -15,9 +15,9 @@ PAUSE_S = 2.0
 class Patient:
     """Stands in front of a Hypervisor; a call that met a TransientFault is made anew, twice."""
 
-    def __init__(self, inner: Hypervisor, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, inner: Hypervisor, sleep: Callable[[float], None] | None = None) -> None:
         self.plain = inner
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep
 
     def __getattr__(self, name: str) -> Any:
         """The inner one's; its calls with patience."""

@@ -63,8 +63,15 @@ class Trouble:
 class ComputePlugin:
     """Registered by hand for one run; knows the bench and keeps the record."""
 
-    def __init__(self, bench: Bench, record: Record, features: frozenset[Feature]) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        record: Record,
+        features: frozenset[Feature],
+        tests: frozenset[str] | None = None,
+    ) -> None:
         self.trouble = Trouble()
+        self._tests = tests
         self._bench = bench
         self._record = record
         self._features = features
@@ -97,6 +104,8 @@ class ComputePlugin:
         system = self._bench.system
         said = {"system": system.key, "title": system.title, "grade": system.grade.value}
         said |= {f"version.{name}": text for name, text in system.versions.items()}
+        if self._bench.replay_of:
+            said["replay-of"] = self._bench.replay_of
         for name, text in said.items():
             record_testsuite_property(f"hypervouch.{name}", text)
 
@@ -139,6 +148,8 @@ class ComputePlugin:
             item.user_properties.append(("hypervouch.feature", feature_of(item).value))
         if self._features:
             items[:] = [item for item in items if feature_of(item) in self._features]
+        if self._tests is not None:
+            items[:] = [item for item in items if item.nodeid in self._tests]
         items.sort(key=_turn)
         self._record.expect(len(items))
 

@@ -15,8 +15,8 @@ import pytest
 from ci import log
 from ci.errors import ConfigError, HarnessBroken, HypervouchBug, HypervouchError
 from ci.jobs import trouble
-from ci.jobs.compute import page
-from ci.jobs.compute.bench import Bench
+from ci.jobs.compute import page, replay
+from ci.jobs.compute.bench import Bench, Manner
 from ci.jobs.compute.patient import patient
 from ci.jobs.compute.plugin import ComputePlugin
 from ci.jobs.compute.record import Record
@@ -41,6 +41,7 @@ class Order:
         hypervisor: Its URL.
         second: URL of another host of the same kind, or nothing.
         work: For files of guests; None takes a directory that goes afterwards.
+        marks: Directory that stays: what is ours is noted there where the hypervisor cannot.
         grade: How real it is.
         key_file: Private key, where the URL leads over SSH.
         known_hosts: File with the pinned host key.
@@ -54,11 +55,14 @@ class Order:
         html: A page that can be signed off.
         junit: JUnit XML.
         trouble: Where to say what kept us from testing, for the CI.
+        record: Where to keep what the hypervisor's API says.
+        replay: A recording that answers instead; then there is no `hypervisor`.
     """
 
-    hypervisor: str
+    hypervisor: str = ""
     second: str = ""
     work: Path | None = None
+    marks: Path | None = None
     grade: Grade = Grade.NONE
     key_file: Path | None = None
     known_hosts: Path | None = None
@@ -72,6 +76,8 @@ class Order:
     html: Path | None = None
     junit: Path | None = None
     trouble: Path | None = None
+    record: Path | None = None
+    replay: Path | None = None
 
 
 def run(order: Order, say: Callable[[str], None]) -> int:
@@ -83,8 +89,9 @@ def run(order: Order, say: Callable[[str], None]) -> int:
 
     Returns:
         WORKS when every feature that was tried works or is unsupported, FAILS when one does
-        not, NOT_TRIED when nothing could be tried. With `order.trouble`, NOT_TRIED becomes
-        the status that `ci.jobs.trouble` gives it.
+        not, NOT_TRIED when nothing could be tried. Of a replay: WORKS when each test says what
+        it said, FAILS when one does not or the adapter asks for something else. With
+        `order.trouble`, NOT_TRIED becomes the status that `ci.jobs.trouble` gives it.
     """
 
     def told(line: str) -> None:
@@ -120,13 +127,15 @@ def _check(order: Order) -> None:
     """What would only be noticed after the last test, noticed before the first.
 
     Raises:
-        ConfigError: The second host is the first, or a file cannot be written.
+        ConfigError: The second host is the first, a file cannot be written, or options do not
+            go together.
     """
+    replay.check(order)
     if order.second and order.second.rstrip("/") == order.hypervisor.rstrip("/"):
         raise ConfigError(
             "the second host is the first one", hint="name another one, or leave --second out"
         )
-    for path in (order.report, order.html, order.junit):
+    for path in (order.report, order.html, order.junit, order.record):
         if path is not None:
             _writable(path)
 
@@ -159,14 +168,22 @@ def _made(work: Path) -> None:
 
 
 def _run(order: Order, say: Callable[[str], None]) -> int:
+    if order.replay is not None:
+        return replay.replayed(order, say, _tested)
+    if order.record is not None:
+        return replay.recorded(order, say, _tested)
     tells = order.report is not None or order.html is not None
     if tells and order.grade is Grade.NONE and not _is_dummy(order):
         raise ConfigError(
             "a report has to say how real the hypervisor is",
             hint="give --grade bare, or nested where it runs inside a virtual machine",
         )
+    return _tested(order, Record(say, lambda: datetime.now(UTC)), Manner(), say)
+
+
+def _tested(order: Order, record: Record, manner: Manner, say: Callable[[str], None]) -> int:
+    """The run itself; a recording stands before it, or not."""
     began = datetime.now(UTC)
-    record = Record(say, lambda: datetime.now(UTC))
     with ExitStack() as keeping:
         work = order.work or Path(keeping.enter_context(tempfile.TemporaryDirectory(prefix="hv-")))
         _made(work)
@@ -179,6 +196,7 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             ca_file=order.ca_file,
             certificate=order.certificate,
             timeout_s=order.timeout_s,
+            marks=order.marks,
         )
         first = connect(order.hypervisor, access)
         keeping.callback(first.close)
@@ -196,13 +214,14 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             boot_s=order.timeout_s,
             progress=say,
             real_guests=order.real_guests,
+            manner=manner,
         )
         known = {name: text for name, text in bench.system.versions.items() if name != "cpu-flags"}
         versions = ", ".join(f"{name} {text}" for name, text in known.items())
         say(f"{bench.system.title}, evidence {bench.system.grade.value}: {versions}")
         if not bench.asks_guests:
             say("no guest can be asked: each row rests on what the hypervisor alone tells")
-        plugin = ComputePlugin(bench, record, order.features)
+        plugin = ComputePlugin(bench, record, order.features, manner.tests)
         status = _tests(order, plugin)
         say("")
         say(record.table())
@@ -223,7 +242,8 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
 def _write_down(order: Order, record: Record, bench: Bench, began: datetime) -> None:
     if order.report is not None:
         evidence = record.evidence(bench.system)
-        report.write(order.report, name=f"compute on {order.hypervisor}", evidence=evidence)
+        name = f"compute on {order.hypervisor}"
+        report.write(order.report, name=name, evidence=evidence, replay_of=bench.replay_of)
     if order.html is not None:
         run = page.Run(
             hypervisor=order.hypervisor,
@@ -233,6 +253,7 @@ def _write_down(order: Order, record: Record, bench: Bench, began: datetime) -> 
             began=began,
             ended=datetime.now(UTC),
             words=record.words,
+            replay_of=bench.replay_of,
         )
         page.write(order.html, run)
 

@@ -67,6 +67,8 @@ def _command(job: Job, endpoint: Endpoint, results: Path, report: Path) -> list[
         command.append(f"--known-hosts={endpoint.known_hosts}")
     if endpoint.password_file is not None:
         command.append(f"--password-file={endpoint.password_file}")
+    if endpoint.marks is not None:
+        command.append(f"--marks={endpoint.marks}")
     if endpoint.ca_file is not None:
         command.append(f"--ca-file={endpoint.ca_file}")
     if endpoint.certificate:

@@ -52,13 +52,18 @@ def _users(host: Host, path: str) -> list[Machine]:
     return [
         one
         for one in host.machines.values()
-        if path.lower() in {drive.path.lower() for drive in one.drives}
+        if path.lower() in {name.lower() for drive in one.drives for name in host.chain(drive.path)}
     ]
 
 
 @cmdlet("Resize-VHD", "Path SizeBytes")
 def resize_vhd(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]:
-    """Another size."""
+    """Another size, of a disk that no difference lies over."""
+    path = str(given["path"])
+    over = [one.path for one in host.files.values() if one.parent.lower() == path.lower()]
+    if over:
+        message = f"Failed to resize the virtual disk '{path}': '{over[0]}' is a difference of it."
+        raise CmdletError(message, "OperationFailed", "InvalidOperation", path)
     host.file(given["path"]).virtual = int(given["sizebytes"])
     return ()
 

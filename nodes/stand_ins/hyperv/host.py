@@ -40,10 +40,12 @@ class File:
 
     Attributes:
         virtual: A disk's size for its guest.
+        parent: Path of the disk that this one is a difference of.
     """
 
     path: str
     virtual: int = 0
+    parent: str = ""
     length: int = 0
     packed: bytearray = field(default_factory=bytearray)
     digest: Any = field(default_factory=hashlib.sha256)
@@ -73,6 +75,7 @@ class Snapshot:
     state: str
     cpus: int
     memory: int
+    drives: list[Drive] = field(default_factory=list)
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Machine:
     cpus: int = 1
     generation: int = 2
     notes: str = ""
+    path: str = ""
     state: str = "Off"
     id: uuid.UUID = field(default_factory=uuid.uuid4)
     drives: list[Drive] = field(default_factory=list)
@@ -110,6 +114,7 @@ class Machine:
                 "MemoryAssigned": self.memory if is_on else 0,
                 "Generation": self.generation,
                 "Notes": self.notes,
+                "Path": self.path,
                 "Status": "Operating normally",
                 "ComputerName": computer,
             },
@@ -197,6 +202,21 @@ class Host:
             kind = "System.Management.Automation.ItemNotFoundException"
             raise CmdletError(message, "PathNotFound", "ObjectNotFound", str(path), kind)
         return found
+
+    def chain(self, path: str) -> list[str]:
+        """Paths of a disk and of those that it is a difference of, the last without a parent."""
+        found = [path]
+        while (file := self.files.get(found[-1].lower())) and file.parent:
+            found.append(file.parent)
+        return found
+
+    def difference(self, path: str) -> str:
+        """Path of a new, empty difference of a disk, beside it and named as Hyper-V does it."""
+        last = PureWindowsPath(self.chain(path)[-1])
+        name = f"{last.stem}_{str(uuid.uuid4()).upper()}.avhdx"
+        made = self.new_file(str(last.with_name(name)))
+        made.parent, made.virtual = path, self.file(path).virtual
+        return made.path
 
     def new_file(self, path: str) -> File:
         """A file in a folder that is there.

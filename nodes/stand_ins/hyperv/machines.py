@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cmdlets for machines, their checkpoints and firmware, and for the host itself."""
 
+import itertools
 import uuid
 from collections.abc import Iterable
+from pathlib import PureWindowsPath
 
 from nodes.stand_ins.hyperv.host import STATES, Drive, Given, Host, Machine, Snapshot, cmdlet
 from nodes.stand_ins.hyperv.objects import CmdletError, Named, Thing
@@ -28,7 +30,7 @@ def get_cim_instance(host: Host, given: Given, _piped: list[Thing]) -> Iterable[
     if name.lower() != "win32_operatingsystem":
         raise CmdletError(f"Invalid class {name}", "HRESULT 0x80041010", "MetadataError", name)
     values = {
-        "Caption": "Modelled Windows Server",
+        "Caption": "Windows Server (emulator)",
         "Version": "10.0.20348",
         "LastBootUpTime": host.booted,
     }
@@ -57,6 +59,7 @@ def new_vm(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]:
     )
     if "vhdpath" in given:
         made.drives.append(Drive(host.file(given["vhdpath"]).path, 0))
+    made.path = str(PureWindowsPath(str(given.get("path", "c:\\"))) / made.name)
     made.add_card(str(given.get("switchname", "")))
     host.machines[made.id] = made
     yield made.shown(host.name)
@@ -201,9 +204,10 @@ def move_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
         if local and not given.get("includestorage"):
             message = f"The destination host has no access to {local[0]}."
             raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
-        for path in [*local, *one.images]:
+        for path in [*itertools.chain.from_iterable(map(host.chain, local)), *one.images]:
             to.files[path.lower()] = host.files.pop(path.lower())
         to.folders.add(str(given.get("destinationstoragepath", "c:\\")).lower())
+        one.path = str(given.get("destinationstoragepath", one.path))
         to.machines[one.id] = host.machines.pop(one.id)
     return ()
 
@@ -224,12 +228,26 @@ def _shown(one: Machine, kept: Snapshot) -> Thing:
 
 @cmdlet("Checkpoint-VM", "Name SnapshotName")
 def checkpoint_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """One more."""
+    """One more: each disk stays as it is beneath a difference."""
     for one in host.targets(given, piped):
         state = "Saved" if one.state == "Running" else one.state
         name = str(given.get("snapshotname", one.name))
-        one.snapshots.append(Snapshot(uuid.uuid4(), name, state, one.cpus, one.memory))
+        kept = Snapshot(uuid.uuid4(), name, state, one.cpus, one.memory, one.drives)
+        one.snapshots.append(kept)
+        one.drives = _over(host, kept)
     return ()
+
+
+def _over(host: Host, kept: Snapshot) -> list[Drive]:
+    return [Drive(host.difference(drive.path), drive.location) for drive in kept.drives]
+
+
+def _merge(host: Host, one: Machine) -> None:
+    """Without checkpoints, differences go into their disks."""
+    for drive in one.drives:
+        *above, drive.path = host.chain(drive.path)
+        for path in above:
+            host.files.pop(path.lower())
 
 
 @cmdlet("Get-VMSnapshot", "VMName Name Id")
@@ -254,6 +272,10 @@ def restore_snapshot(host: Host, _given: Given, piped: list[Thing]) -> Iterable[
         one = host.by_id(thing.values["VMId"])
         kept = next(kept for kept in one.snapshots if kept.id == thing.values["Id"])
         one.cpus, one.memory, one.state = kept.cpus, kept.memory, kept.state
+        for drive in one.drives:
+            if drive.path.endswith(".avhdx"):
+                host.files.pop(drive.path.lower(), None)
+        one.drives = _over(host, kept)
     return ()
 
 
@@ -263,4 +285,6 @@ def remove_snapshot(host: Host, _given: Given, piped: list[Thing]) -> Iterable[T
     for thing in piped:
         one = host.by_id(thing.values["VMId"])
         one.snapshots = [kept for kept in one.snapshots if kept.id != thing.values["Id"]]
+        if not one.snapshots:
+            _merge(host, one)
     return ()

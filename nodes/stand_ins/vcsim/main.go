@@ -3,9 +3,10 @@
 // A vCenter to test against: govmomi's simulator with what a driver's suite needs besides.
 //
 // The simulator answers vMotion and console tickets with MethodNotFound; both are added here, the
-// ticket leads nowhere. With -guests each machine that is powered on is a QEMU. A second port takes rules for faults: POST /rules {"Method": "...",
-// "Fault": "no-memory", "Max": 1}, DELETE /rules takes all of them back; GET /calls counts
-// what was called. Once it serves, one line of JSON with its URL is printed. It ends by SIGTERM.
+// ticket leads nowhere. With -guests each machine that is powered on is a QEMU. A second port takes
+// rules for faults: POST /rules {"Method": "...", "Fault": "no-memory", "Max": 1}, DELETE /rules takes
+// all of them back; GET /calls counts what was called. Its name says that it is a simulator. Once it
+// serves, one line of JSON with its URL is printed. It ends by SIGTERM.
 package main
 
 import (
@@ -64,6 +65,8 @@ func main() {
 }
 
 func serve(model *simulator.Model, given options) error {
+	// Left alone it tells the name and the build of a real one.
+	model.ServiceContent.About.FullName += " (govmomi simulator)"
 	if err := fill(model, given.load); err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ from xml.etree import ElementTree as ET
 
 from ci.errors import HypervouchError
 from nodes.stand_ins.winrs.shells import Shell
+from nodes.wsman import EMULATOR
 
 NS = {
     "s": "http://www.w3.org/2003/05/soap-envelope",
@@ -132,6 +133,7 @@ def _told(shell: Shell) -> ET.Element:
         ("ShellId", shell.id),
         ("Name", shell.name),
         ("ResourceUri", CMD),
+        ("Owner", EMULATOR),
         ("InputStreams", "stdin"),
         ("OutputStreams", "stdout stderr"),
     ):
