@@ -174,6 +174,9 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
         known = {name: text for name, text in bench.system.versions.items() if name != "cpu-flags"}
         versions = ", ".join(f"{name} {text}" for name, text in known.items())
         say(f"{bench.system.title}, evidence {bench.system.grade.value}: {versions}")
+        if "+ssh" in urlsplit(order.hypervisor).scheme:
+            keeping.callback(_forget_images, bench, say)
+            bench.keep_images()
         plugin = ComputePlugin(bench, record, order.features)
         status = _tests(order, plugin)
         say("")
@@ -192,6 +195,14 @@ def _run(order: Order, say: Callable[[str], None]) -> int:
             hint="see what was not tried and why; --features may name nothing that can be tried",
         )
     return FAILS if record.failed() else WORKS
+
+
+def _forget_images(bench: Bench, say: Callable[[str], None]) -> None:
+    """What the suite found counts, even where the host does not answer any more."""
+    try:
+        bench.forget_images()
+    except HypervouchError as error:
+        say(f"our images may still be on the host: {error.message}")
 
 
 def apart_of(url: str) -> str:
