@@ -358,7 +358,7 @@ class NodePool(LeaseKeeper):
                     trouble = unclean
                 if trouble:
                     self.quarantine(lease.node, f"its teardown failed: {trouble}")
-                self._release(lease)
+                self._release(lease, gone=slot.provider.disposable)
             elif self._busy.get(lease.node) == lease.token:  # nobody here has it by now
                 self._before.pop(lease.node, None)
         finally:
@@ -367,11 +367,14 @@ class NodePool(LeaseKeeper):
             with self._freed:
                 self._freed.notify_all()
 
-    def _release(self, lease: Lease) -> None:
+    def _release(self, lease: Lease, *, gone: bool = False) -> None:
+        """End a lease; where its machine is `gone`, nobody can log in there any more."""
         with self._lock:  # from here on nobody renews it
             self._held.pop(lease.node, None)
         with self._database.write() as tx:
             leases.release(tx, lease)
+            if gone:
+                node_health.put(tx, lease.node, held_login="")
 
     def _is_kept(self, lease: Lease, *, failed: bool) -> bool:
         """Whether somebody holds the node; then only its lease ends, in the same transaction."""

@@ -65,9 +65,9 @@ class LibvirtImages(LibvirtNetworks):
         return kernel, initrd, self._put_disk(f"{name}.{mark}disk", image, cached)
 
     def _initrd(self, image: GuestImage, cached: Mapping[str, str]) -> bytes:
-        if INITRD in cached:
-            return self.store.get(cached[INITRD].rpartition("/")[2])
-        return image.initrd.read_bytes() if image.initrd is not None else b""
+        if image.initrd is not None and image.initrd.is_file():
+            return image.initrd.read_bytes()  # nearer than the host's copy of it
+        return self.store.get(cached[INITRD].rpartition("/")[2])
 
     def _put_disk(self, disk: str, image: GuestImage, cached: Mapping[str, str]) -> str:
         """A guest's first disk: an overlay of a cached one, a copy, or empty."""

@@ -272,7 +272,7 @@ class XlHypervisor(XlDevices, XlImages):
         present or not: on an emulated processor it did not come to an end.
 
         Raises:
-            Unsupported: It did not end in twice the time of a call.
+            TransientFault: It did not end in twice the time of a call.
         """
         self._running(name)
         core = f"{self._place(name)}/core"
@@ -284,8 +284,10 @@ class XlHypervisor(XlDevices, XlImages):
         words = (script, name, core, str(limit_s))
         done = self._sh(*words, timeout_s=limit_s + _GRACE_S, check=False)
         if done.status in _TIMED_OUT:
-            reason = f"xl dump-core did not end in {limit_s} s"
-            raise Unsupported(Feature.TRIGGER_CRASH_DUMP, reason)
+            raise TransientFault(
+                f"xl dump-core of {name} did not end in {limit_s} s",
+                hint="give it more time (--timeout), or a processor that is not emulated",
+            )
         if done.status:
             raise NodeFault(f"xl dump-core of {name} failed: {done.complaint}")
         return int(done.text)

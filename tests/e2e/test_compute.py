@@ -96,6 +96,8 @@ def stage(
     made.ci.start()
     yield made
     made.ci.stop()
+    for host in libvirt_pair:  # other tests use them, too
+        host.start()
 
 
 def test_a_change_gets_its_vote_and_once_merged_the_matrix_its_evidence(stage: ComputeStage):

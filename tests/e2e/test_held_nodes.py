@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 BUILD_S = 240.0
 HOURS = 3600
-SLOW = f"{GOOD}watch sleep 6\n"
+# Long enough for two commands of ours to be started meanwhile, on a machine that is busy.
+SLOW = f"{GOOD}watch sleep 25\n"
 BOTH = ("guest-1", "guest-2")
 
 

@@ -279,6 +279,19 @@ class TestHealthJobs:
 
 
 class TestHandOut:
+    @pytest.mark.parametrize(("made", "login"), [(DummyProvider, False), (Stays, True)])
+    def test_the_login_goes_with_the_machine(self, tmp_path, made, login):
+        """Who holds a node too late, when its machine is ended, is told of no login."""
+        site = Site(tmp_path, made)
+        if made is Stays:
+            site.rounds.job("n-1")  # a node that stays is examined first
+        lease = site.acquire()
+        site.pool.start(lease)
+        with site.database.write() as tx:
+            node_health.put(tx, "n-1", held_login="ssh ann@n-1")
+        site.pool.give_back(lease)
+        assert bool(site.hold().login) is login
+
     def test_facts_and_login_are_kept_with_the_node(self, site):
         site.build()
         assert site.node.facts["kernel"] == "6.1"

@@ -94,6 +94,23 @@ def test_what_libxl_lost_patience_with_may_be_tried_again(
     assert undone is (kind is TransientFault), "what came too late has to go before it comes anew"
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (124, TransientFault, "did not end"),
+        (137, TransientFault, "did not end"),
+        (1, NodeFault, "full"),
+    ],
+)
+def test_a_dump_that_takes_too_long_is_no_missing_feature(
+    tmp_path: Path, status: int, kind: type[Exception], words: str
+):
+    shell = with_guest()
+    shell.answers.insert(0, ("xl dump-core", lambda: said(status, err="disk full")))
+    with pytest.raises(kind, match=words):
+        adapter(shell, tmp_path).crash_dump(GUEST)
+
+
 def test_a_guarded_card_lets_in_what_its_rules_say_and_no_more(tmp_path: Path):
     shell = with_guest()
     rules = (Rule(protocol="icmp"), Rule(protocol="tcp", port=22))

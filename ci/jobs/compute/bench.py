@@ -293,6 +293,27 @@ class Bench:
         """With a disk, where that is what is booted."""
         return bootable(image, progress=progress) if self.hypervisor.boots_disks else image
 
+    def keep_images(self) -> None:
+        """Put our images where the host keeps them: each launch would copy them over the network.
+
+        A host that has no such place is left alone.
+
+        Raises:
+            NodeUnavailable: They do not reach it.
+        """
+        if Feature.CACHE_IMAGES in self.hypervisor.missing:
+            return
+        self.image = replace(self.image, id=f"{self._run}-plain")
+        self.other_image = replace(self.other_image, id=f"{self._run}-{OTHER}")
+        for image in (self.image, self.other_image):
+            self.hypervisor.cache_image(image)
+
+    def forget_images(self) -> None:
+        """Remove what `keep_images` put there, once no guest is left; repeatable."""
+        for image in (self.image, self.other_image):
+            if image.id:
+                self.hypervisor.forget_image(image)
+
     def need(self, feature: Feature) -> None:
         """Leave the test where the adapter says that there is no such thing.
 

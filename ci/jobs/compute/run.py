@@ -221,6 +221,9 @@ def _tested(order: Order, record: Record, manner: Manner, say: Callable[[str], N
         say(f"{bench.system.title}, evidence {bench.system.grade.value}: {versions}")
         if not bench.asks_guests:
             say("no guest can be asked: each row rests on what the hypervisor alone tells")
+        if "+ssh" in urlsplit(order.hypervisor).scheme:
+            keeping.callback(_forget_images, bench, say)
+            bench.keep_images()
         plugin = ComputePlugin(bench, record, order.features, manner.tests)
         status = _tests(order, plugin)
         say("")
@@ -256,6 +259,14 @@ def _write_down(order: Order, record: Record, bench: Bench, began: datetime) -> 
             replay_of=bench.replay_of,
         )
         page.write(order.html, run)
+
+
+def _forget_images(bench: Bench, say: Callable[[str], None]) -> None:
+    """What the suite found counts, even where the host does not answer any more."""
+    try:
+        bench.forget_images()
+    except HypervouchError as error:
+        say(f"our images may still be on the host: {error.message}")
 
 
 def apart_of(url: str) -> str:
