@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compute suite puts its images onto a host that is far away once, not for each guest."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from ci.jobs.compute import run
 from ci.jobs.compute.bench import Bench
+from ci.jobs.compute.plugin import ComputePlugin
+from ci.jobs.compute.record import Said
 from ci.model.feature import Feature
 from ci.model.result import Grade
 from nodes.hypervisors.base import Access, GuestImage, Hypervisor
@@ -64,6 +67,27 @@ def test_a_host_that_keeps_no_images_is_left_alone(
     bench.keep_images()
     bench.forget_images()
     assert (bench.image.id, bench.other_image.id) == ("", "")
+
+
+def test_what_was_shown_is_written_down_though_the_host_goes_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Tidying up behind an interrupted test, pytest lets through what the adapter raises."""
+
+    def broken_off(_arguments: object, plugins: list[ComputePlugin]) -> int:
+        said = Said(
+            test_id="t", feature=Feature.LAUNCH, outcome="passed", reason="", duration_s=1.0
+        )
+        plugins[0]._record.add(said)
+        raise NodeFault("the host is gone")
+
+    monkeypatch.setattr(run.pytest, "main", broken_off)
+    report, told = tmp_path / "report.json", list[str]()
+    order = run.Order(hypervisor="dummy://far", report=report)
+    assert run.run(order, told.append) == run.NOT_TRIED
+    assert "the host is gone" in told[-1] + told[-2]
+    (shown,) = json.loads(report.read_text())["evidence"]
+    assert (shown["feature"], shown["shown"]) == ("operation.launch", "works")
 
 
 def test_a_host_that_went_away_is_told_and_costs_no_result(

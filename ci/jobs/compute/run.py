@@ -296,7 +296,11 @@ def _tests(order: Order, plugin: ComputePlugin) -> int:
     if order.junit is not None:
         arguments.append(f"--junitxml={order.junit.absolute()}")
     with _alone():
-        return int(pytest.main(arguments, plugins=[plugin]))
+        try:
+            return int(pytest.main(arguments, plugins=[plugin]))
+        except HypervouchError as error:  # by what tidies up behind a test that was interrupted
+            plugin.trouble.note(error)
+            return int(pytest.ExitCode.INTERRUPTED)
 
 
 @contextmanager
