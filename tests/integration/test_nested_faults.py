@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def test_it_reboots_in_the_middle_of_a_suite(node, tmp_path):
             assert suite.poll() is None, screen.read_text()
             assert time.monotonic() < deadline, screen.read_text()
             time.sleep(0.5)
-        with pytest.raises((HypervouchError, OSError, TimeoutError)):
+        with suppress(HypervouchError, OSError, TimeoutError):  # it may also just hang up
             inside(end, "reboot -f; sleep 60")
         status = suite.wait(timeout=PATIENCE_S)
     finally:
