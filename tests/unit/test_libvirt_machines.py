@@ -224,12 +224,21 @@ def test_the_suite_boots_that_machines_guest(arch: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(bench, "tiny", built)
     monkeypatch.setattr(bench, "marked", lambda image, mark, _work: replace(image, id=mark))
     system = SimpleNamespace(key=key, title=title, grade=Grade.BARE)
-    hypervisor = SimpleNamespace(system=lambda: system, boots_disks=False, runs_guests=True)
+    launched: list[GuestSpec] = []
+    hypervisor = SimpleNamespace(
+        system=lambda: system,
+        boots_disks=False,
+        runs_guests=True,
+        guests_at_once=0,
+        launch=launched.append,
+    )
     made = bench.Bench(
         cast("Any", hypervisor), None, work=Path("/w"), boot_s=1.0, progress=lambda _said: None
     )
     assert asked == [arch]
     assert made.image.arch == arch
+    made.launch(wait=False)
+    assert [spec.memory_mib for spec in launched] == [384 if arch == "ppc64le" else 192]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ from nodes.images.tiny import marked, tiny
 
 MIB = 1 << 20
 SECTORS_OF_MIB = 2048
+_MEMORY_MIB = {"ppc64le": 384}
+"""Where the default is too little: pages of 64 KiB, and `mke2fs` ended in a panic."""
 _ARCHITECTURES = {
     "libvirt-qemu-s390x": "s390x",
     "libvirt-qemu-ppc64": "ppc64le",
@@ -342,7 +344,8 @@ class Bench:
         self._make_room()
         for tries_left in (1, 0):
             nics = (Nic(mac=self.mac()),)
-            basis = GuestSpec(name=self.name("g"), image=self.image, nics=nics)
+            memory = _MEMORY_MIB.get(self.image.arch, GuestSpec.memory_mib)
+            basis = GuestSpec(name=self.name("g"), image=self.image, nics=nics, memory_mib=memory)
             spec = replace(basis, **wanted)
             guest = Guest(self.hypervisor, spec, self.boot_s, can_be_asked=self.asks_guests)
             self._guests.append(guest)
