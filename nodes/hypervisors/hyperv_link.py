@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from pypsrp.complex_objects import GenericComplexObject, PSInvocationState
 from pypsrp.exceptions import WSManFaultError
@@ -26,6 +26,7 @@ from pypsrp.wsman import WSMan
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes import wsman
+from nodes.hypervisors import api_url
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, TransientFault
 from nodes.hypervisors.hyperv_errors import (
@@ -88,22 +89,13 @@ def address(url: str) -> Address:
         CallerFault: It is no URL of a host, or holds a password.
     """
     example = "hyperv://user@host:5986?switch=NAME"
-    try:
-        parts = urlsplit(url)
-        is_tls = parts.scheme != "hyperv+http"
-        host, port = parts.hostname or "", parts.port or (HTTPS_PORT if is_tls else HTTP_PORT)
-    except ValueError as error:
-        raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
+    is_tls = url.partition(":")[0].lower() != "hyperv+http"
+    parts, host, port = api_url.split(url, HTTPS_PORT if is_tls else HTTP_PORT, example)
     if parts.scheme not in {"hyperv", "hyperv+http"}:
         raise CallerFault(f"{url!r} is no URL of a Hyper-V host", hint=example)
     if not host or not parts.username or parts.path.strip("/"):
         raise CallerFault(f"{url!r} names no host or no user, or has a path", hint=example)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if strange := sorted(set(options) - OPTIONS):
-        known = ", ".join(sorted(OPTIONS))
-        raise CallerFault(f"{url!r} has an unknown option {strange[0]}", hint=f"use {known}")
+    options = api_url.options(url, parts, OPTIONS)
     made = Address(
         host=host, port=port, user=unquote(parts.username), is_tls=is_tls, options=options
     )

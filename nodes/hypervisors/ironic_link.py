@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import httpx
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates
+from nodes.hypervisors import api_url, certificates
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 
@@ -102,20 +102,14 @@ def address(url: str) -> Address:
         CallerFault: It is no URL of an Ironic, names no nodes, or holds a password.
     """
     example = "ironic://user@host?node=ci-*"
+    parts, host, port = api_url.split(url, _PORT, example)
+    if not host or not parts.username or parts.path.strip("/"):
+        raise CallerFault(f"{url!r} names no host or no user, or has a path", hint=example)
+    options = api_url.options(url, parts, OPTIONS)
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or _PORT
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         deploy_s = float(options.get("deploy-s", _DEPLOY_S))
     except ValueError as error:
         raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
-    if not host or not parts.username or parts.path.strip("/"):
-        raise CallerFault(f"{url!r} names no host or no user, or has a path", hint=example)
-    if strange := sorted(set(options) - OPTIONS):
-        known = ", ".join(sorted(OPTIONS))
-        raise CallerFault(f"{url!r} has an unknown option {strange[0]}", hint=f"use {known}")
     if not options.get("node") and not options.get("class"):
         raise CallerFault(f"{url!r} does not say which machines are for us", hint=example)
     if not 0 < deploy_s < float("inf"):

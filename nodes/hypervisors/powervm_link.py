@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 import httpx
 
 from ci.errors import HypervouchError
-from nodes.hypervisors import certificates
+from nodes.hypervisors import api_url, certificates
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 
@@ -66,13 +66,7 @@ def address(url: str) -> Address:
         CallerFault: It is none of a console, or holds a password.
     """
     example = "powervm://hscroot@console/SYSTEM"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or PORT
-    except ValueError as error:
-        raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
+    parts, host, port = api_url.split(url, PORT, example)
     system = unquote(parts.path.strip("/"))
     if not host or not parts.username or "/" in system or parts.query:
         raise CallerFault(f"{url!r} is no URL of a PowerVM console", hint=example)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 import requests
 import sushy
@@ -24,7 +24,7 @@ from sushy import auth, connector, exceptions
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates, requests_tls
+from nodes.hypervisors import api_url, certificates, requests_tls
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 
@@ -86,21 +86,12 @@ def address(url: str) -> Address:
         CallerFault: It is no URL of a machine, or holds a password.
     """
     example = "redfish://user@host/redfish/v1/Systems/1?boot=pxe"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or _PORT
-    except ValueError as error:
-        raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
+    parts, host, port = api_url.split(url, _PORT, example)
     path = parts.path.rstrip("/")
     names = path.removeprefix(_SYSTEMS)
     if not host or not parts.username or names == path or not names or "/" in names:
         raise CallerFault(f"{url!r} names no host, no user or no machine", hint=example)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if strange := sorted(set(options) - OPTIONS):
-        known = ", ".join(sorted(OPTIONS))
-        raise CallerFault(f"{url!r} has an unknown option {strange[0]}", hint=f"use {known}")
+    options = api_url.options(url, parts, OPTIONS)
     images = options.get("images", "").rstrip("/")
     boot = options.get("boot", "cd" if images else "hdd")
     if boot not in BOOTS or (boot == "cd") != bool(images):

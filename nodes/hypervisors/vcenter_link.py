@@ -15,12 +15,12 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode
 
 from pyVmomi import vim, vmodl
 
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates, vcenter_versions
+from nodes.hypervisors import api_url, certificates, vcenter_versions
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.vcenter_errors import ON_THE_WAY, fault, translated
@@ -71,22 +71,13 @@ def address(url: str) -> Address:
         CallerFault: It is no URL of a vCenter, or holds a password.
     """
     example = "vcenter://user@host/DATACENTER/CLUSTER"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 443
-    except ValueError as error:
-        raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
+    parts, host, port = api_url.split(url, 443, example)
     if not host or not parts.username:
         raise CallerFault(f"{url!r} names no host or no user", hint=example)
     datacenter, _, cluster = parts.path.strip("/").partition("/")
     if "/" in cluster:
         raise CallerFault(f"{url!r} has a path that is too long", hint=example)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if strange := sorted(set(options) - OPTIONS):
-        known = ", ".join(sorted(OPTIONS))
-        raise CallerFault(f"{url!r} has an unknown option {strange[0]}", hint=f"use {known}")
+    options = api_url.options(url, parts, OPTIONS)
     return Address(
         host=host,
         port=port,

@@ -19,14 +19,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode
 from xml.parsers.expat import ExpatError
 
 import XenAPI
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors import certificates
+from nodes.hypervisors import api_url, certificates
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 
@@ -103,19 +103,10 @@ def address(url: str) -> Address:
         CallerFault: It is no URL of a pool, or holds a password.
     """
     example = "xenserver://root@host"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 443
-    except ValueError as error:
-        raise CallerFault(f"{url!r} is no URL: {error}", hint=example) from error
-    if parts.password:
-        raise CallerFault(f"the URL of {host} holds a password", hint="name a file or a variable")
+    parts, host, port = api_url.split(url, 443, example)
     if not host or not parts.username or parts.path.strip("/"):
         raise CallerFault(f"{url!r} names no host or no user, or has a path", hint=example)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if strange := sorted(set(options) - OPTIONS):
-        known = ", ".join(sorted(OPTIONS))
-        raise CallerFault(f"{url!r} has an unknown option {strange[0]}", hint=f"use {known}")
+    options = api_url.options(url, parts, OPTIONS)
     return Address(host=host, port=port, user=unquote(parts.username), options=options)
 
 
