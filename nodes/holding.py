@@ -10,7 +10,7 @@ def login(endpoint: Endpoint) -> str:
     """A command for a shell on the machine of the process that has the node; may be empty."""
     if endpoint.transport is Transport.LOCAL:
         return join(["cd", endpoint.workdir])
-    if endpoint.transport is not Transport.SSH:
+    if endpoint.transport not in {Transport.SSH, Transport.WINDOWS_SSH}:
         return ""
     known_hosts = "none" if endpoint.known_hosts is None else str(endpoint.known_hosts)
     options = [

@@ -25,8 +25,16 @@ class Transport(StrEnum):
 
     SSH = "ssh"
     WINRM = "winrm"
+    WINDOWS_SSH = "windows-ssh"
     LOCAL = "local"
     DUMMY = "dummy"
+
+
+WINDOWS = frozenset({Transport.WINRM, Transport.WINDOWS_SSH})
+"""Transports of nodes whose shell is cmd.exe."""
+
+EMULATED_WINDOWS = "EMULATOR-of-hypervouch"
+"""What our own emulator of Windows' OpenSSH gives for `%OS%`: nobody takes it for a Windows."""
 
 
 @dataclass(frozen=True, kw_only=True)

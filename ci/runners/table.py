@@ -11,6 +11,7 @@ from ci.runners.base import Runner
 RUNNERS = {
     Transport.SSH: "ci.runners.ssh:SshRunner",
     Transport.WINRM: "ci.runners.winrm:WinrmRunner",
+    Transport.WINDOWS_SSH: "ci.runners.windows_ssh:WindowsSshRunner",
     Transport.LOCAL: "ci.runners.local:LocalRunner",
     Transport.DUMMY: "ci.runners.dummy:DummyRunner",
 }

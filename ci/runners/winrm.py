@@ -10,7 +10,8 @@ deleted, and Windows ends whatever still belongs to it. Trees travel as tar stre
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,15 +19,15 @@ from pypsrp.shell import SignalCode, WinRS
 from pypsrp.wsman import WSMan
 
 from ci.cancel import CancelToken, Deadline
-from ci.errors import CollectError, ConfigError, HypervouchError, NodeUnavailable, RunTimeout
+from ci.errors import ConfigError, HypervouchError, NodeUnavailable, RunTimeout
 from ci.layout import SecretRef
 from ci.model.node import Endpoint
 from ci.model.result import Grade
-from ci.runners import stop, winrm_words
-from ci.runners.archive import MAX_FILES, Intake, unpack
+from ci.runners import stop, windows_words
 from ci.runners.base import Sink
 from ci.runners.scripts import family, left_behind
 from ci.runners.stop import Grace, Step, Stopped, Tell
+from ci.runners.windows_files import WindowsFiles
 from ci.runners.winrm_shell import OPERATION_S, READ_S, TURN_S, Command, Link
 from ci.settings import resolve_secret
 from nodes import wsman
@@ -34,7 +35,6 @@ from nodes.hypervisors.base import Access
 
 # A transfer without a deadline that stands still for this long is lost.
 STALLED_S = 60.0
-_MAX_LISTING = 8 << 20
 _CODES = {
     "SIGINT": SignalCode.CTRL_C,
     "SIGTERM": SignalCode.CTRL_BREAK,
@@ -112,7 +112,7 @@ def _link(endpoint: Endpoint) -> Link:
     return Link(made(OPERATION_S), made(TURN_S), where)
 
 
-class WinrmSession:
+class WinrmSession(WindowsFiles):
     """Shells on one node. `kill` may be called from any thread."""
 
     def __init__(self, link: Link, family: str, grace: Grace, tell: Tell) -> None:
@@ -125,6 +125,10 @@ class WinrmSession:
         self._running: Command | None = None
         self._broken = False
         self._ending = threading.Lock()
+
+    @property
+    def _where(self) -> str:
+        return self._link.where
 
     def login(self) -> str:
         """Open the shell for our own commands: whoever is refused is refused here.
@@ -145,23 +149,6 @@ class WinrmSession:
         self._delete_all()
         self._link.close()
 
-    def put_tree(self, tar: IO[bytes], directory: str, deadline: Deadline) -> None:
-        """End what an earlier holder left, then unpack a tar stream into `directory`."""
-        where = winrm_words.folder(directory)
-        self._check_link()
-        _check(deadline)
-        self._take_over()
-        self._tool(winrm_words.remove(where), deadline)
-        status, said = self._tool(winrm_words.make(where), deadline)
-        if status == 0:
-            status, said = self._tool(winrm_words.unpack(where), deadline, tar)
-        if status:
-            text = said.decode("utf-8", "replace").strip().splitlines()
-            raise NodeUnavailable(
-                f"node {self._link.where} could not unpack the tree: {(text or [str(status)])[-1]}",
-                hint="check its free disk, that nothing holds the folder, and that it has tar",
-            )
-
     def run(
         self,
         command: str,
@@ -175,8 +162,8 @@ class WinrmSession:
         """Run a command line of cmd.exe; see the contract in `ci.runners.base`."""
         cancel.check()
         self._check_link()
-        line = winrm_words.command_line(command)
-        shell = self._shell(winrm_words.folder(directory), winrm_words.variables(env))
+        line = windows_words.command_line(command)
+        shell = self._shell(windows_words.folder(directory), windows_words.variables(env))
         started = self._link.start(shell, line)
         self._running = started
         try:
@@ -200,33 +187,6 @@ class WinrmSession:
             raise
         finally:
             self._running = None
-
-    def fetch(
-        self,
-        patterns: Sequence[str],
-        *,
-        directory: str,
-        target: Path,
-        limit_bytes: int,
-        deadline: Deadline | None = None,
-    ) -> tuple[Path, ...]:
-        """Bring home the files that match; see the contract in `ci.runners.base`."""
-        intake = Intake(target, patterns, limit_bytes)
-        try:
-            self._check_link()
-            where = winrm_words.folder(directory)
-            status, _ = self._tool(winrm_words.exists(where), deadline)
-            if status == winrm_words.NOT_THERE:
-                intake.refuse(directory, "is not there")
-                return intake.finish()
-            wanted = self._wanted(where, intake, limit_bytes, deadline)
-            if wanted:
-                self._bring(where, wanted, intake, deadline)
-        except CollectError:
-            raise
-        except HypervouchError as error:
-            raise CollectError(error.message, hint=error.hint, retryable=True) from error
-        return intake.finish()
 
     def kill(self, deadline: Deadline | None = None) -> bool:
         """End all that this session started; see the contract in `ci.runners.base`."""
@@ -252,6 +212,7 @@ class WinrmSession:
 
     def _take_over(self) -> None:
         """Delete the shells of all sessions in this working directory, ours among them."""
+        self._check_link()
         self._shells.clear()
         try:
             self._link.delete_of(self._family)
@@ -273,6 +234,7 @@ class WinrmSession:
         self, line: str, deadline: Deadline | None, feed: IO[bytes] | None = None
     ) -> tuple[int, bytes]:
         """Run one of our own lines; returns its status and what it said."""
+        self._check_link()
         command = self._link.start(self._shell(None, {}), line)
         try:
             self._feed(command, feed, deadline)
@@ -284,10 +246,6 @@ class WinrmSession:
             self._delete_all()
             raise
         return command.status or 0, bytes(heard)
-
-    def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > _MAX_LISTING:
-            raise NodeUnavailable(f"node {self._link.where} lists too many files")
 
     def _feed(self, command: Command, feed: IO[bytes] | None, deadline: Deadline | None) -> None:
         """Send standard input; a command that ends before it read all is no error here."""
@@ -302,35 +260,15 @@ class WinrmSession:
     def _hear(self, command: Command, deadline: Deadline | None) -> "_Pieces":
         return _Pieces(self._link, command, deadline)
 
-    def _wanted(
-        self, where: str, intake: Intake, limit_bytes: int, deadline: Deadline | None
-    ) -> list[str]:
-        """Names of what is to be packed; whatever is not is refused."""
-        _, said = self._tool(winrm_words.listing(where), deadline)
-        wanted: list[str] = []
-        for entry in winrm_words.entries(said, where):
-            if not intake.wants(entry.name):
-                continue
-            if not entry.plain:
-                intake.refuse(entry.name, "is a link or a special file")
-            elif entry.size_bytes > limit_bytes:
-                intake.refuse(entry.name, f"is larger than {limit_bytes} bytes")
-            elif len(wanted) <= MAX_FILES:
-                wanted.append(entry.name)
-        return wanted
-
-    def _bring(
-        self, where: str, wanted: Sequence[str], intake: Intake, deadline: Deadline | None
-    ) -> None:
-        command = self._link.start(self._shell(None, {}), winrm_words.pack(where))
+    @contextmanager
+    def _said_by(self, line: str, names: bytes, deadline: Deadline | None) -> Iterator["_Incoming"]:
+        command = self._link.start(self._shell(None, {}), line)
         try:
-            names = winrm_words.names(wanted)
             size = self._link.chunk_bytes
             for start in range(0, len(names), size):
                 self._link.send(command, names[start : start + size])
             self._link.send(command, b"", end=True)
-            stream = _Incoming(self._hear(command, deadline))
-            unpack(stream, intake)  # type: ignore[arg-type]
+            yield _Incoming(self._hear(command, deadline))
         except BaseException:
             self._delete_all()
             raise

@@ -30,6 +30,7 @@ from nodes.images import keys
 from nodes.images.build import Progress
 from nodes.images.root import root_archive
 from nodes.login import await_login
+from nodes.providers.slots import Slots
 
 HOST = "127.0.0.1"
 OURS = "hypervouch.installation"
@@ -102,7 +103,7 @@ class ContainerOptions(BaseModel):
     cache_dir: Path | None = None
 
 
-class ContainerProvider:
+class ContainerProvider(Slots[ContainerOptions]):
     """Makes and removes containers; see `nodes.providers.base` for the contract."""
 
     Options: ClassVar[type[BaseModel]] = ContainerOptions
@@ -124,11 +125,6 @@ class ContainerProvider:
         self._image = ""
 
     @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
-
-    @property
     def machine_bound(self) -> bool:
         """Its containers listen on this machine's loopback only."""
         return True
@@ -137,10 +133,6 @@ class ContainerProvider:
     def disposable(self) -> bool:
         """A container is removed with all that was in it."""
         return True
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Find the image, or import it; repeatable.

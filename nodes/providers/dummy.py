@@ -15,6 +15,7 @@ from ci.errors import HypervouchBug, NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
 from nodes.pretended import Machine
+from nodes.providers.slots import Slots
 
 
 class DummyOptions(BaseModel):
@@ -51,7 +52,7 @@ class DummyOptions(BaseModel):
     journal: Path | None = None
 
 
-class DummyProvider:
+class DummyProvider(Slots[DummyOptions]):
     """Pretends to boot machines; a running one is a folder below `state_dir`."""
 
     Options: ClassVar[type[BaseModel]] = DummyOptions
@@ -70,11 +71,6 @@ class DummyProvider:
         self._lock = threading.Lock()
 
     @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
-
-    @property
     def machine_bound(self) -> bool:
         """Whether only one process can reach its nodes."""
         return self._options.shared_dir is None
@@ -83,10 +79,6 @@ class DummyProvider:
     def disposable(self) -> bool:
         """A pretended machine is thrown away; what really runs on this one is not."""
         return self._options.transport == "dummy"
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Nothing to make ready."""

@@ -27,6 +27,7 @@ from ci.errors import ConfigError, NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
 from nodes.login import LOGIN_S, await_login, log_in
+from nodes.providers.slots import Slots
 
 OUR_METADATA = "urn:hypervouch:slot"
 # Bytes that are only written to the pool count at its next reseed, up to a minute later.
@@ -87,7 +88,7 @@ class LibvirtOptions(BaseModel):
     grade: Grade = Grade.NESTED
 
 
-class LibvirtProvider:
+class LibvirtProvider(Slots[LibvirtOptions]):
     """Reverts, starts and ends domains; see `nodes.providers.base` for the contract."""
 
     Options: ClassVar[type[BaseModel]] = LibvirtOptions
@@ -100,11 +101,6 @@ class LibvirtProvider:
         self._lock = threading.Lock()
 
     @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
-
-    @property
     def machine_bound(self) -> bool:
         """Whether the URL names no host, so that only processes here reach it."""
         return not urlsplit(self._options.url).netloc
@@ -113,10 +109,6 @@ class LibvirtProvider:
     def disposable(self) -> bool:
         """A domain is put back to its snapshot, disk and memory."""
         return True
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Look at the files that logging in needs, the domains and their snapshots; repeatable.

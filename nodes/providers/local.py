@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from nodes.providers import api_login
-from nodes.providers.api_login import ApiLogin
+from nodes.providers.slots import OwnOptions, Staying
 
 
-class LocalOptions(ApiLogin):
+class LocalOptions(OwnOptions):
     """What the configuration may say of a `local` provider.
 
     Attributes:
@@ -31,7 +31,7 @@ class LocalOptions(ApiLogin):
     hypervisor: str = "qemu:///tcg"
 
 
-class LocalProvider:
+class LocalProvider(Staying[LocalOptions]):
     """Gives each slot a directory; see `nodes.providers.base` for the contract."""
 
     Options: ClassVar[type[BaseModel]] = LocalOptions
@@ -43,27 +43,12 @@ class LocalProvider:
             options: From the configuration.
             state_dir: Holds one directory a slot.
         """
-        self._options = options
-        self._state = state_dir.absolute()
-
-    @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
+        super().__init__(options, state_dir.absolute())
 
     @property
     def machine_bound(self) -> bool:
         """Only a process here can use this machine so."""
         return True
-
-    @property
-    def disposable(self) -> bool:
-        """This machine stays."""
-        return False
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Look at what logging in to an API needs.

@@ -25,6 +25,7 @@ from ci.settings import resolve_secret
 from nodes.images import keys
 from nodes.login import await_login
 from nodes.providers import openstack_link
+from nodes.providers.slots import Slots
 
 OURS, SLOT, HOLDER = "hypervouch", "hypervouch-slot", "hypervouch-holder"
 API_S = 60
@@ -106,7 +107,7 @@ class OpenstackOptions(BaseModel):
         return self
 
 
-class OpenstackProvider:
+class OpenstackProvider(Slots[OpenstackOptions]):
     """Makes and deletes servers; see `nodes.providers.base` for the contract."""
 
     Options: ClassVar[type[BaseModel]] = OpenstackOptions
@@ -122,11 +123,6 @@ class OpenstackProvider:
         self._state = state_dir.absolute()
 
     @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
-
-    @property
     def machine_bound(self) -> bool:
         """Any process that may log in to the cloud reaches it."""
         return False
@@ -135,10 +131,6 @@ class OpenstackProvider:
     def disposable(self) -> bool:
         """A server is deleted."""
         return True
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Log in, and find image, flavor and network; repeatable.

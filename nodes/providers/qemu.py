@@ -29,6 +29,7 @@ from nodes.images.build import Image, Progress, image, require_tools
 from nodes.images.machine import Machine, Shape
 from nodes.images.ready import Ready, create_overlay, memory_backend, ready
 from nodes.login import await_login
+from nodes.providers.slots import Slots
 from nodes.providers.spares import Spares
 
 HOST = "127.0.0.1"
@@ -72,7 +73,7 @@ class QemuOptions(BaseModel):
     cache_dir: Path | None = None
 
 
-class QemuProvider:
+class QemuProvider(Slots[QemuOptions]):
     """Boots and throws away QEMU guests; see `nodes.providers.base` for the contract."""
 
     Options: ClassVar[type[BaseModel]] = QemuOptions
@@ -101,11 +102,6 @@ class QemuProvider:
         )
 
     @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
-
-    @property
     def machine_bound(self) -> bool:
         """Only this machine reaches its guests."""
         return True
@@ -114,10 +110,6 @@ class QemuProvider:
     def disposable(self) -> bool:
         """A guest is thrown away with its disk."""
         return True
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Build or find the base image and the RAM snapshot; repeatable.

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine of one's own, always on, reached over SSH."""
 
-import socket
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from ci.errors import ConfigError, NodeUnavailable
 from ci.model.node import Endpoint, Transport
 from nodes.providers import api_login
-from nodes.providers.api_login import ApiLogin
-
-CONNECT_S = 10.0
+from nodes.providers.slots import OwnOptions, Staying, await_port, check_ssh_files
 
 
-class StaticOptions(ApiLogin):
+class StaticOptions(OwnOptions):
     """What the configuration may say of a `static` provider.
 
     Attributes:
@@ -44,34 +40,10 @@ class StaticOptions(ApiLogin):
     hypervisor: str = ""
 
 
-class StaticProvider:
+class StaticProvider(Staying[StaticOptions]):
     """Says where the machine is; see `nodes.providers.base` for the contract."""
 
     Options: ClassVar[type[BaseModel]] = StaticOptions
-
-    def __init__(self, options: StaticOptions, state_dir: Path) -> None:
-        """Nothing is contacted; `state_dir` is for the password of an API, while a node is used."""
-        self._options = options
-        self._state = state_dir
-
-    @property
-    def name(self) -> str:
-        """The name the configuration gives it."""
-        return self._options.name
-
-    @property
-    def machine_bound(self) -> bool:
-        """Any process that may log in reaches it."""
-        return False
-
-    @property
-    def disposable(self) -> bool:
-        """The machine stays."""
-        return False
-
-    def node_names(self) -> tuple[str, ...]:
-        """NAME-1 to NAME-N."""
-        return tuple(f"{self.name}-{number + 1}" for number in range(self._options.slots))
 
     def prepare(self) -> None:
         """Look at the files that logging in needs; repeatable.
@@ -81,13 +53,8 @@ class StaticProvider:
         """
         options = self._options
         api_login.check(self.name, options)
-        for key, path in (("key-file", options.key_file), ("known-hosts", options.known_hosts)):
-            if not path.is_file():
-                pin = f"ssh-keyscan -p {options.port} {options.host} > {path}"
-                raise ConfigError(
-                    f"provider {self.name}: {key} {path} is not there",
-                    hint=f"create it: {pin}" if key == "known-hosts" else "create the key",
-                )
+        where = f"-p {options.port} {options.host}"
+        check_ssh_files(self.name, where, options.key_file, options.known_hosts)
 
     def start(self, node: str, holder: str) -> Endpoint:  # noqa: ARG002
         """Where the machine is, once its port has answered.
@@ -96,15 +63,12 @@ class StaticProvider:
             NodeUnavailable: Nothing listens there.
         """
         options = self._options
-        try:
-            socket.create_connection((options.host, options.port), timeout=CONNECT_S).close()
-        except OSError as error:
-            raise NodeUnavailable(
-                f"node {node}: {options.host}:{options.port} does not answer: {error}",
-                hint="check that the machine is up and its SSH server runs",
-                retryable=True,
-            ) from error
-        workdir = options.workdir if options.slots == 1 else f"{options.workdir}/{node}"
+        await_port(
+            node,
+            options.host,
+            options.port,
+            hint="check that the machine is up and its SSH server runs",
+        )
         return Endpoint(
             transport=Transport.SSH,
             host=options.host,
@@ -112,16 +76,8 @@ class StaticProvider:
             user=options.user,
             key_file=options.key_file,
             known_hosts=options.known_hosts,
-            workdir=workdir,
+            workdir=self._directory(node, options.workdir),
             hypervisor=options.hypervisor,
             grade=options.grade,
             **api_login.login(options, node, self._state),
         )
-
-    def stop(self, node: str) -> None:
-        """The machine stays; what logs in to its hypervisor goes."""
-        api_login.forget(node, self._state)
-
-    def leaked(self, held: frozenset[str]) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing: it makes nothing."""
-        return ()

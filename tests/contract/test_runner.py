@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One contract for all runners: in memory, on this machine, over SSH to a real sshd, over WinRM.
+"""One contract for all runners: in memory, on this machine, over SSH to a real sshd, and Windows.
 
-The counterpart of WinRM is an emulator: it runs POSIX command lines where Windows runs its own.
+The counterparts of WinRM and of OpenSSH on Windows are emulators: they run POSIX command lines
+where Windows runs its own.
 """
 
 import io
@@ -31,12 +32,12 @@ from ci.errors import (
 from ci.model.node import Endpoint, Transport
 from ci.runners.scripts import family
 from ci.runners.table import runner_for
-from tests.kit import winrs
+from tests.kit import winrs, winssh
 from tests.kit.require import require
 from tests.kit.sessions import GRACE, Node, is_alive, tar_of, within
 from tests.kit.sshd import Sshd, SshdMissing, running
 
-REAL = ("local", "ssh", "winrm")
+REAL = ("local", "ssh", "winrm", "windows-ssh")
 EVERY = ("dummy", *REAL)
 
 
@@ -55,12 +56,24 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winrs.Winrs]:
         yield stand_in
 
 
+@pytest.fixture(scope="module")
+def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winssh.WinSsh]:
+    try:
+        with winssh.running(tmp_path_factory.mktemp("winssh")) as server:
+            yield server
+    except SshdMissing as missing:
+        require("sshd", present=False, why=str(missing))
+
+
 @pytest.fixture
 def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Endpoint:
     kind: str = request.param
     if kind == "winrm":
         stand_in: winrs.Winrs = request.getfixturevalue("windows")
         return stand_in.endpoint(tmp_path / "node")
+    if kind == "windows-ssh":
+        server: winssh.WinSsh = request.getfixturevalue("openssh")
+        return server.endpoint(tmp_path / "node")
     if kind == "ssh":
         daemon: Sshd = request.getfixturevalue("sshd")
         return daemon.endpoint(tmp_path / "node")
@@ -86,6 +99,8 @@ def later(seconds: float, call: Any) -> threading.Timer:
 
 on_every = pytest.mark.parametrize("endpoint", EVERY, indirect=True)
 on_real = pytest.mark.parametrize("endpoint", REAL, indirect=True)
+# What `ChannelSession` does for a node over SSH is the same for OpenSSH on Windows.
+on_others = pytest.mark.parametrize("endpoint", REAL[:3], indirect=True)
 on_remote = pytest.mark.parametrize("endpoint", ["ssh", "winrm"], indirect=True)
 on_ssh = pytest.mark.parametrize("endpoint", ["ssh"], indirect=True)
 
@@ -117,7 +132,7 @@ def test_the_limit_leaves_files_behind_and_names_them(node: Node, tmp_path: Path
     assert sorted(p.name for p in (tmp_path / "got").iterdir()) == ["a.log", "c.log"]
 
 
-@on_every
+@pytest.mark.parametrize("endpoint", EVERY[:4], indirect=True)
 def test_a_tree_replaces_the_one_before(node: Node, tmp_path: Path) -> None:
     node.put({"old.txt": b"old"})
     node.put({"new.txt": b"new"})
@@ -165,7 +180,7 @@ def test_an_invalid_variable_is_refused(node: Node) -> None:
         node.run("true", env={"A; touch b": "x"})
 
 
-@on_every
+@pytest.mark.parametrize("endpoint", EVERY[:4], indirect=True)
 @pytest.mark.parametrize("directory", ["/", "relative", "/tmp/../etc", "/tmp", ""])
 def test_a_directory_that_must_not_be_emptied(node: Node, directory: str) -> None:
     with pytest.raises(ConfigError):
@@ -182,9 +197,13 @@ def test_output_is_merged_in_order_and_stdin_is_closed(node: Node, endpoint: End
 
 
 @on_real
-def test_variables_reach_the_command_as_they_are(node: Node) -> None:
+def test_variables_reach_the_command_as_they_are(node: Node, endpoint: Endpoint) -> None:
     node.put()
-    value = 'it\'s $HOME `id` "x"\n\\ ü'
+    value = 'it\'s $HOME `id` "x" 100% %OS% ^& !x!\n\\ ü'
+    if endpoint.transport is Transport.WINDOWS_SSH:
+        with pytest.raises(ConfigError, match="variable V holds a line break"):
+            node.run("true", env={"V": value})
+        value = value.replace("\n", "\t")
     assert node.run('printf %s "$V"', env={"V": value}) == 0
     assert bytes(node.output).decode() == value
 
@@ -197,14 +216,14 @@ def test_our_own_variables_do_not_leak(node: Node, monkeypatch: pytest.MonkeyPat
     assert b"s3cret-value" not in node.output
 
 
-@on_real
+@on_others
 @pytest.mark.parametrize(("name", "number"), [("KILL", 9), ("TERM", 15), ("SEGV", 11)])
 def test_a_signal_is_128_and_its_number(node: Node, name: str, number: int) -> None:
     node.put()
     assert node.run(f"kill -s {name} $$") == 128 + number
 
 
-@on_real
+@on_others
 def test_binary_output_passes_unchanged(node: Node) -> None:
     every_byte = bytes(range(256)) * 8
     node.put({"bytes": every_byte})
@@ -212,7 +231,7 @@ def test_binary_output_passes_unchanged(node: Node) -> None:
     assert bytes(node.output) == every_byte
 
 
-@on_real
+@on_others
 def test_twenty_megabytes_pass(node: Node) -> None:
     node.put()
     start = time.monotonic()
@@ -221,7 +240,7 @@ def test_twenty_megabytes_pass(node: Node) -> None:
     assert time.monotonic() - start < 10
 
 
-@on_real
+@on_others
 def test_a_slow_sink_does_not_lose_output(node: Node) -> None:
     node.put()
 
@@ -233,7 +252,7 @@ def test_a_slow_sink_does_not_lose_output(node: Node) -> None:
     assert bytes(node.output[-5:]) == b"\nend\n"
 
 
-@on_real
+@on_others
 def test_a_sink_that_fails_ends_the_command(node: Node, tmp_path: Path) -> None:
     node.put()
 
@@ -265,7 +284,7 @@ def test_a_cancel_ends_grandchildren_and_those_who_left(node: Node, tmp_path: Pa
     assert not [name for name, pid in pids.items() if is_alive(pid)]
 
 
-@on_real
+@on_others
 def test_a_command_that_ignores_signals_is_killed(node: Node, tmp_path: Path) -> None:
     node.put()
     command = f"trap '' INT TERM; echo $$ >{tmp_path}/pid; while :; do sleep 1; done"
@@ -274,7 +293,7 @@ def test_a_command_that_ignores_signals_is_killed(node: Node, tmp_path: Path) ->
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
-@on_real
+@on_others
 def test_an_interrupted_command_may_say_why(node: Node) -> None:
     node.put()
     with pytest.raises(RunTimeout):
@@ -286,14 +305,16 @@ def test_an_interrupted_command_may_say_why(node: Node) -> None:
 
 @on_real
 def test_a_daemon_left_behind_does_not_hold_run_but_kill_finds_it(
-    node: Node, tmp_path: Path
+    node: Node, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     node.put()
+    up = f"while [ ! -s {tmp_path}/pid ]; do sleep 0.05; done; echo up"
     start = time.monotonic()
-    assert node.run(f"setsid sh -c 'echo $$ >{tmp_path}/pid; exec sleep 300' & echo up") == 0
+    assert node.run(f"setsid sh -c 'echo $$ >{tmp_path}/pid; exec sleep 300' & {up}") == 0
     assert time.monotonic() - start < 8
     pid = int((tmp_path / "pid").read_text())
-    assert is_alive(pid)
+    # OpenSSH on Windows ends it with the command's cmd.exe.
+    assert is_alive(pid) is (endpoint.transport is not Transport.WINDOWS_SSH)
     assert node.run("true") == 0
     node.session.kill()
     assert not is_alive(pid)
@@ -333,7 +354,7 @@ def test_hostile_names_stay_behind(node: Node, tmp_path: Path) -> None:
     ]
 
 
-@on_real
+@on_others
 def test_a_huge_sparse_file_costs_nothing(node: Node, tmp_path: Path) -> None:
     node.put()
     node.run("truncate -s 50G bomb.log; echo small >a.log")
@@ -358,7 +379,7 @@ def test_a_tree_that_is_no_tar(node: Node) -> None:
         node.session.put_tree(io.BytesIO(b"no tar at all" * 1000), node.directory, within())
 
 
-@on_every
+@pytest.mark.parametrize("endpoint", EVERY[:4], indirect=True)
 def test_a_second_tree_lies_beside_the_first(node: Node, tmp_path: Path) -> None:
     beside = f"{node.directory}-depends"
     node.session.put_tree(tar_of({"acme/os/left": b"of an earlier build\n"}), beside, within())
@@ -371,7 +392,7 @@ def test_a_second_tree_lies_beside_the_first(node: Node, tmp_path: Path) -> None
     assert [str(path) for path in found] == ["acme/os/b.txt"]
 
 
-@on_real
+@on_others
 def test_a_large_tree_arrives_whole(node: Node) -> None:
     content = os.urandom(3_000_000)
     node.put({f"d{n}/file": content for n in range(4)})
@@ -411,7 +432,7 @@ def test_a_broken_connection_is_the_nodes_fault(node: Node, sshd: Sshd, tmp_path
 def test_a_node_that_hangs_is_bounded_by_the_deadline(
     node: Node, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ci.runners.ssh.CHANNEL_S", 1.0)
+    monkeypatch.setattr("ci.runners.ssh_channel.CHANNEL_S", 1.0)
     node.put()
 
     def stop() -> None:

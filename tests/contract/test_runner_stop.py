@@ -15,7 +15,7 @@ from ci.errors import BuildCanceled, CollectError, HypervouchError, NodeUnavaila
 from ci.model.node import Endpoint, Transport
 from ci.runners.stop import Grace
 from ci.runners.table import runner_for
-from tests.kit import winrs
+from tests.kit import winrs, winssh
 from tests.kit.require import require
 from tests.kit.sessions import CLOCK, Node, is_alive, tar_of, within
 from tests.kit.sshd import Sshd, SshdMissing, running
@@ -89,11 +89,29 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winrs.Winrs]:
         yield stand_in
 
 
+@pytest.fixture(scope="module")
+def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winssh.WinSsh]:
+    try:
+        with winssh.running(tmp_path_factory.mktemp("winssh")) as server:
+            yield server
+    except SshdMissing as missing:
+        require("sshd", present=False, why=str(missing))
+
+
+# Most of it is the same code for `ssh` and `windows-ssh`; what tells them apart is run for both.
+on_each = pytest.mark.parametrize(
+    "endpoint", ["dummy", "local", "ssh", "winrm", "windows-ssh"], indirect=True
+)
+
+
 @pytest.fixture(params=["dummy", "local", "ssh", "winrm"])
 def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Endpoint:
     if request.param == "winrm":
         stand_in: winrs.Winrs = request.getfixturevalue("windows")
         return stand_in.endpoint(tmp_path / "node")
+    if request.param == "windows-ssh":
+        server: winssh.WinSsh = request.getfixturevalue("openssh")
+        return server.endpoint(tmp_path / "node")
     if request.param == "ssh":
         daemon: Sshd = request.getfixturevalue("sshd")
         return daemon.endpoint(tmp_path / "node")
@@ -111,6 +129,7 @@ def signals(told: list[str]) -> list[str]:
     return [said.split()[0] for said in told if said.startswith("SIG")]
 
 
+@on_each
 def test_a_suite_that_handles_the_interrupt_has_its_time_and_its_last_word(story: Story) -> None:
     took_s = story.end(story.suite("speaks"))
     assert bytes(story.node.output) == b"last words\n"
@@ -134,6 +153,7 @@ def test_one_that_ignores_the_interrupt_is_terminated(story: Story, suite: str) 
     assert b"never" not in story.node.output
 
 
+@on_each
 def test_one_that_ignores_both_is_killed_in_bounded_time(story: Story) -> None:
     took_s = story.end(story.suite("deaf to all"))
     assert signals(story.told) == ["SIGINT", "SIGTERM", "SIGKILL"]
@@ -173,7 +193,7 @@ def test_much_is_said_while_it_ends_and_nothing_is_held_up_by_it(endpoint: Endpo
     assert signals(story.told) == ["SIGINT"]
 
 
-@pytest.mark.parametrize("endpoint", ["local", "ssh", "winrm"], indirect=True)
+@pytest.mark.parametrize("endpoint", ["local", "ssh", "winrm", "windows-ssh"], indirect=True)
 def test_those_who_left_the_group_end_too(story: Story, tmp_path: Path) -> None:
     story.node.put({"hold": f"echo $$ >{tmp_path}/pid-$1; exec sleep 300".encode()})
     story.end(
@@ -190,8 +210,8 @@ def test_those_who_left_the_group_end_too(story: Story, tmp_path: Path) -> None:
 def test_a_network_that_stands_still_in_the_middle_of_a_cancel_is_bounded(
     story: Story, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ci.runners.ssh.CHANNEL_S", 1.0)
-    monkeypatch.setattr("ci.runners.ssh.CONFIRM_S", 0.5)
+    monkeypatch.setattr("ci.runners.ssh_channel.CHANNEL_S", 1.0)
+    monkeypatch.setattr("ci.runners.ssh_session.CONFIRM_S", 0.5)
     freeze = threading.Timer(0.6, lambda: [os.kill(pid, 19) for pid in sshd.connections()])
     freeze.start()
     try:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a holder that died left running on a node that stays is ended by the next holder.
 
-Over WinRM it is the server that knows what belongs to a shell: there are no records on the node,
-so the tests of records are not for it. What it says of those it cannot end is with its own tests.
+On Windows there are no records on the node, so the tests of records are not for it: over WinRM it
+is the server that knows what belongs to a shell, over SSH the list of processes shows the marks.
+What they say of those they cannot end is with their own tests.
 """
 
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from ci.errors import NodeUnavailable
-from ci.model.node import Endpoint, Transport
+from ci.model.node import WINDOWS, Endpoint, Transport
 from ci.runners import scripts, stop
 from ci.runners.stop import Grace
-from tests.kit import winrs
+from tests.kit import winrs, winssh
 from tests.kit.require import require
 from tests.kit.sessions import Holder, Node, connect, is_alive
 from tests.kit.sshd import Sshd, SshdMissing, running
@@ -47,7 +50,18 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winrs.Winrs]:
         yield stand_in
 
 
-on_every = pytest.mark.parametrize("endpoint", ["local", "ssh", "busybox", "winrm"], indirect=True)
+@pytest.fixture(scope="module")
+def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[winssh.WinSsh]:
+    try:
+        with winssh.running(tmp_path_factory.mktemp("winssh")) as server:
+            yield server
+    except SshdMissing as missing:
+        require("sshd", present=False, why=str(missing))
+
+
+on_every = pytest.mark.parametrize(
+    "endpoint", ["local", "ssh", "busybox", "winrm", "windows-ssh"], indirect=True
+)
 
 
 @pytest.fixture(params=["local", "ssh", "busybox"])
@@ -58,6 +72,9 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoin
     elif request.param == "winrm":
         stand_in: winrs.Winrs = request.getfixturevalue("windows")
         yield stand_in.endpoint(workdir)
+    elif request.param == "windows-ssh":
+        server: winssh.WinSsh = request.getfixturevalue("openssh")
+        yield server.endpoint(workdir)
     elif request.param == "ssh":
         daemon: Sshd = request.getfixturevalue("sshd")
         yield daemon.endpoint(workdir)
@@ -108,7 +125,7 @@ def test_a_dead_holders_suite_is_gone_before_the_next_tree(
     abandoned: dict[str, int], endpoint: Endpoint, next_holder: Node, tmp_path: Path
 ) -> None:
     assert [name for name, pid in abandoned.items() if not is_alive(pid)] == []
-    assert bool(records_of(endpoint)) is (endpoint.transport is not Transport.WINRM)
+    assert bool(records_of(endpoint)) is (endpoint.transport not in WINDOWS)
     next_holder.put({"new.txt": b"new"})
     assert [name for name, pid in abandoned.items() if is_alive(pid)] == []
     assert records_of(endpoint) == []
@@ -124,13 +141,20 @@ def test_a_session_in_another_directory_is_left_alone(
     neighbour = connect(replace(endpoint, workdir=f"{endpoint.workdir}2"))
     neighbour.put()
     pid_file = tmp_path / "neighbour"
-    assert neighbour.run(f"setsid sh -c 'echo $$ >{pid_file}; exec sleep 120' & sleep 0.3") == 0
-    neighbours = int(pid_file.read_text())
+    command = f"setsid sh -c 'echo $$ >{pid_file}; exec sleep 120' & wait"
+    runs = threading.Thread(target=neighbour.run, args=(command,))
+    runs.start()
     try:
+        ends = time.monotonic() + 30
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < ends:
+            time.sleep(0.05)
+        neighbours = int(pid_file.read_text())
         next_holder.put()
         assert [name for name, pid in abandoned.items() if is_alive(pid)] == []
         assert is_alive(neighbours)
     finally:
+        neighbour.session.kill()
+        runs.join()
         neighbour.end()
     assert not is_alive(neighbours)
 

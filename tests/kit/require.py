@@ -8,7 +8,7 @@ import pytest
 REQUIRE = "HYPERVOUCH_REQUIRE"
 PARTS = frozenset(
     {"gerrit", "gerrit313", "qemu", "sshd", "chromium", "postgresql", "s3"}
-    | {"ironic", "redfish", "powervm"}
+    | {"ironic", "redfish", "powervm", "wine"}
     | {
         "libvirt",
         "lxc",

@@ -83,13 +83,16 @@ class Sshd:
 
 
 @contextmanager
-def running(home: Path, path: str = "", inside: Sequence[str] = ()) -> Iterator[Sshd]:
+def running(
+    home: Path, path: str = "", inside: Sequence[str] = (), force: str = ""
+) -> Iterator[Sshd]:
     """A daemon that answers.
 
     Args:
         home: Directory for keys and configuration.
         path: PATH of the commands it runs; its own by default.
         inside: What it is started by, in the same process, for instance `nsenter` and its options.
+        force: What it runs instead of any command; SSH_ORIGINAL_COMMAND then holds that.
 
     Raises:
         SshdMissing: It is not installed or does not start here.
@@ -108,7 +111,7 @@ def running(home: Path, path: str = "", inside: Sequence[str] = ()) -> Iterator[
     host_key = (home / "host.pub").read_text().split()[:2]
     (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host_key)}\n")
     config = home / "sshd_config"
-    config.write_text(_config(home, port, path))
+    config.write_text(_config(home, port, path, force))
     with (home / "sshd.log").open("wb") as log:
         argv = [*inside, daemon, "-D", "-e", "-f", str(config)]
         process = subprocess.Popen(argv, stderr=log)
@@ -120,7 +123,7 @@ def running(home: Path, path: str = "", inside: Sequence[str] = ()) -> Iterator[
         sshd.stop()
 
 
-def _config(home: Path, port: int, path: str) -> str:
+def _config(home: Path, port: int, path: str, force: str) -> str:
     lines = [
         f"Port {port}",
         "ListenAddress 127.0.0.1",
@@ -135,6 +138,8 @@ def _config(home: Path, port: int, path: str) -> str:
         "MaxStartups 100",
         "Subsystem sftp internal-sftp",
     ]
+    if force:
+        lines.append(f"ForceCommand {force}")
     # The start-up files of whoever runs the tests are no part of the node.
     settings = f"SetEnv HOME={home}"
     lines.append(f"{settings} PATH={path}" if path else settings)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ci.errors import ConfigError, NodeUnavailable
 from ci.model.node import Transport
 from nodes.health import preflight
+from nodes.holding import login
 from nodes.providers.table import driver
 from nodes.providers.windows import WindowsOptions, WindowsProvider
 
@@ -68,6 +69,46 @@ def test_a_machine_that_is_down_is_unavailable(
     with pytest.raises(NodeUnavailable, match="hv01:5986 does not answer") as error:
         provider(tmp_path).start("windows-1", "b")
     assert error.value.retryable
+
+
+def over_ssh(tmp_path: Path, **given: Any) -> dict[str, Any]:
+    for name in ("key", "hosts"):
+        (tmp_path / name).write_text("x")
+    files = {"key_file": str(tmp_path / "key"), "known_hosts": str(tmp_path / "hosts")}
+    return {"password": None, "transport": "ssh", **files, **given}
+
+
+def test_its_nodes_are_reached_over_openssh_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: _Open())
+    made = provider(tmp_path, **over_ssh(tmp_path))
+    made.prepare()
+    endpoint = made.start("windows-1", "b")
+    assert (endpoint.transport, endpoint.port) == (Transport.WINDOWS_SSH, 22)
+    assert endpoint.workdir == "C:/hypervouch/work"
+    assert (endpoint.key_file, endpoint.winrm) == (tmp_path / "key", None)
+    assert preflight(endpoint) == {}
+    assert login(endpoint).startswith(f"ssh -i {tmp_path}/key -p 22 ")
+    (tmp_path / "hosts").unlink()
+    with pytest.raises(ConfigError, match="known-hosts"):
+        made.prepare()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"password": {"from_env": "X"}}, "password belongs to transport: winrm"),
+        ({"certificate": "ab" * 32}, "certificate belongs to transport: winrm"),
+        ({"key_file": None}, "transport: ssh needs key-file"),
+        ({"transport": "winrm"}, "key-file, known-hosts belongs to transport: ssh"),
+    ],
+)
+def test_a_key_of_the_other_transport_is_told(
+    tmp_path: Path, given: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValidationError, match=text):
+        provider(tmp_path, **over_ssh(tmp_path, **given))
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,9 @@ def do(line: str) -> Done | list[str]:
     match words:
         case ["tar", *_]:
             return words
-        case ["rmdir", "/s", "/q", folder]:
-            return _remove(Path(folder))
-        case ["mkdir", folder]:
-            return _make(Path(folder))
+        case ["rmdir", "/s", "/q", old, "2>nul", "&", "mkdir", new]:
+            _remove(Path(old))
+            return _make(Path(new))
         case ["if", "not", "exist", folder, "exit", status]:
             return Done(0 if Path(folder).exists() else int(status))
         case ["for", "/r", folder, *rest] if " ".join(rest) == LIST:
@@ -64,9 +63,9 @@ def do(line: str) -> Done | list[str]:
     return _complain(f"'{words[0] if words else ''}' is not recognized as a command")
 
 
-def _remove(folder: Path) -> Done:
+def _remove(folder: Path) -> None:
     if not folder.exists():
-        return _complain("The system cannot find the file specified.", 2)
+        return
     for where, folders, files in os.walk(folder, topdown=False):
         for name in (*files, *folders):
             path = Path(where) / name
@@ -75,7 +74,6 @@ def _remove(folder: Path) -> Done:
             else:
                 path.unlink(missing_ok=True)
     folder.rmdir()
-    return Done()
 
 
 def _make(folder: Path) -> Done:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a runner says to cmd.exe: quoted arguments, folders, the list of files. Pure.
 
-WinRS hands a command line to `cmd.exe /c`. Our own lines begin with `@` and hold nothing but fixed
-words and folders in quotes. In quotes cmd.exe still expands `%NAME%`, and has no way to write
-a `%` or a `"`: a folder with one of these is refused.
+WinRS hands a command line to `cmd.exe /c`, and so does OpenSSH on Windows. Our own lines begin
+with `@` and hold nothing but fixed words and folders in quotes. In quotes cmd.exe still expands
+`%NAME%`, and has no way to write a `%` or a `"`: a folder with one of these is refused.
+
+Over SSH variables and folder have to be set by the line itself, see `job`, and each line begins
+with the mark of its session, by which the process list shows whose it is.
 """
 
 import re
@@ -11,15 +14,23 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ci.errors import ConfigError
-from ci.runners.scripts import checked_directory, exports
+from ci.runners.scripts import MARK, checked_directory, exports
 
 # What CreateProcess takes is 32,767 characters; cmd.exe takes these.
 MAX_LINE = 8191
 NOT_THERE = 3
+NO_FOLDER = 125
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ENTRY = re.compile(r"(\d*) (\S*) (.+)", re.DOTALL)
 # These end an argument, or mean something to cmd.exe outside of quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:\\=@+-]+")
+# What stands for a character that no cmd.exe on the way may act on, see `job`.
+_HELD = {"%": "!hvp!", '"': "!hvq!", "!": "!hve!", "^": "!hvc!"}
+_HOLDERS = 'set hvp=%&set hvq=^"&set hve=!&set "hvc=^"&'
+# What stands around a line when it is given to cmd.exe: its path, `/c` and quotes.
+_AROUND = 100
+PROBE = "echo hypervouch-%OS%"
+"""cmd.exe says `hypervouch-Windows_NT`; any other shell gives `%OS%` back."""
 
 
 class Entry(NamedTuple):
@@ -100,14 +111,65 @@ def variables(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def remove(directory: str) -> str:
-    """Remove a folder with all that is in it."""
-    return f"@rmdir /s /q {_quoted(directory)}"
+def marked(line: str, mark: str) -> str:
+    """A line for SSH, its output in UTF-8, whose mark the process list shows.
+
+    Raises:
+        ConfigError: It is too long.
+    """
+    made = f'chcp 65001 >nul 2>&1&set "{MARK}={mark}"&{line.removeprefix("@")}'
+    if len(made) > MAX_LINE - _AROUND:
+        raise ConfigError(
+            f"the command takes {len(made)} characters with its variables, and cmd.exe takes "
+            f"{MAX_LINE - _AROUND} over SSH",
+            hint="put the command into a .cmd file of the tree, or reach the node over WinRM",
+        )
+    return made
 
 
-def make(directory: str) -> str:
-    """Make a folder and those above it; fails where it is there."""
-    return f"@mkdir {_quoted(directory)}"
+def job(command: str, *, directory: str, env: Mapping[str, str], mark: str) -> str:
+    """The line for SSH that runs a job's command in a folder, with variables.
+
+    Three shells, for `%NAME%` is expanded when a line is read, before anything in it is done. The
+    first is the server's; it sets what stands for `% " ! ^`, and starts the second with delayed
+    expansion (`/v:on`), all its words escaped by carets. The second sets the variables, goes to
+    the folder, and starts the third with the job's command, as it was written. The last status of
+    each is that of the next. Standard error goes where standard output goes, in order.
+
+    Args:
+        command: One line.
+        directory: The folder, as `folder` gives it.
+        env: Variables; an empty one is not set, for Windows knows none.
+        mark: By which its process is found again.
+
+    Raises:
+        ConfigError: It cannot be written for cmd.exe, or is too long.
+    """
+    text = _held(command_line(command))
+    exports(env)
+    for name, value in env.items():
+        if any(ord(c) < 32 and c != "\t" for c in value):  # noqa: PLR2004
+            raise ConfigError(
+                f"the variable {name} holds a line break or a control character: cmd.exe cannot be "
+                "given it over SSH",
+                hint="leave it out of the job's env, or reach the node over WinRM",
+            )
+    sets = "".join(f'set "{name}={_held(value)}"&' for name, value in env.items())
+    where = f'"{_held(directory)}"'
+    goes = f"(if not exist {where} exit {NO_FOLDER})&cd /d {where}"
+    # The blank before `2>&1` stays at the command's end: `echo a` says it, too.
+    line = f'{sets}{goes}&&cmd /d /s /c "{text}" 2>&1'
+    carets = re.sub(r'[&|<>()"]', r"^\g<0>", line)
+    return marked(f'{_HOLDERS}cmd /d /v:on /s /c ^"{carets}^"', mark)
+
+
+def clear(directory: str) -> str:
+    """Remove a folder with all that is in it, then make it and those above it.
+
+    It fails where something of the folder is still there.
+    """
+    where = _quoted(directory)
+    return f"@rmdir /s /q {where} 2>nul & mkdir {where}"
 
 
 def unpack(directory: str) -> str:
@@ -157,6 +219,10 @@ def _below(path: str, directory: str) -> str:
     start = directory.rstrip("/") + "/"
     same = path[: len(start)].lower() == start.lower() if windows else path.startswith(start)
     return path[len(start) :] if same else ""
+
+
+def _held(text: str) -> str:
+    return re.sub(r'[%"!^]', lambda found: _HELD[found[0]], text)
 
 
 def _quoted(directory: str) -> str:
