@@ -38,9 +38,10 @@ from nodes.hypervisors.faults import CallerFault, Unsupported
 from nodes.hypervisors.hyperv_devices import Devices, card_name, whole
 from nodes.hypervisors.hyperv_facts import EMULATED, MARK, Facts, is_ours, state_of
 from nodes.hypervisors.hyperv_files import Files
-from nodes.hypervisors.hyperv_link import HyperVLink, Record, Step, address, step, wide
+from nodes.hypervisors.hyperv_link import HyperVLink, Record, address, step, wide
 from nodes.hypervisors.hyperv_missing import MISSING
-from nodes.hypervisors.local import check_name, check_properties
+from nodes.hypervisors.hyperv_session import Step
+from nodes.hypervisors.local import check_disk_size, check_name, check_properties, check_size
 
 RDP_PORT = 2179
 _TYPES, _MODES = frozenset({"hyperv"}), frozenset({"hvm"})
@@ -136,10 +137,14 @@ class HyperVHypervisor(Hypervisor):
         )
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove guests and switches that carry our mark and our prefix, and our volumes."""
-        guests = [one for one in self._facts.machines() if is_ours(one)]
+        """Remove guests and switches with our mark and our prefix, our volumes, what is left."""
+        machines = self._facts.machines()
+        guests = [one for one in machines if is_ours(one)]
         for one in guests:
             self._remove(one)
+        theirs = [str(one["Path"] or "") for one in machines if not is_ours(one)]
+        for name in self._files.left(theirs):
+            self._files.remove(self._files.guest(name))
         volumes = self._files.volumes()
         for path in volumes.values():
             self._files.remove(path)
@@ -160,6 +165,7 @@ class HyperVHypervisor(Hypervisor):
         self._check(spec)
         if self._facts.find(spec.name):
             raise CallerFault(f"there is a guest {spec.name} already")
+        self._files.claim(spec.name)
         try:
             self._make(spec)
             self.start(spec.name)
@@ -170,16 +176,17 @@ class HyperVHypervisor(Hypervisor):
             raise
 
     def _undo(self, name: str) -> None:
-        """Remove what a launch has begun, perhaps before it got its mark: it lies in our folder."""
+        """Remove what this very launch has made, by its folder: another's may have the name."""
         folder = PureWindowsPath(self._files.guest(name))
         for one in self._facts.find(name):
             path = PureWindowsPath(str(one["Path"] or ""))
-            if is_ours(one) or folder in {path, *path.parents}:
+            if folder in {path, *path.parents}:
                 self._remove(one)
         self._files.remove(self._files.guest(name))
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
+        check_size(spec.memory_mib, spec.cpus)
         self._need_disk(spec.image)
         self.refuse_missing(spec)
         if spec.root is not None:
@@ -194,7 +201,6 @@ class HyperVHypervisor(Hypervisor):
 
     def _make(self, spec: GuestSpec) -> None:
         doing, name = f"make {spec.name}", spec.name
-        self._files.remove(self._files.guest(name))  # what an earlier one may have left
         root = self._files.free_root(name)
         self._files.put_image(spec.image, root)
         made = step(
@@ -364,6 +370,7 @@ class HyperVHypervisor(Hypervisor):
 
     def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
         """Off, changed, on."""
+        check_size(memory_mib, cpus)
         with self._off(name) as vm:
             self._size(f"resize {name}", vm, memory_mib, cpus)
 
@@ -431,6 +438,7 @@ class HyperVHypervisor(Hypervisor):
     ) -> Volume:
         """A dynamic VHDX in our folder."""
         check_name(name)
+        check_disk_size(size_mib)
         if secret:
             self.cannot(Feature.ENCRYPTED_VOLUME)
         if shared:
@@ -473,6 +481,7 @@ class HyperVHypervisor(Hypervisor):
         path = str(plugged[0]["Path"])
         if whole(path) != path:
             raise CallerFault(f"{volume.name} has a checkpoint, and is not made larger with it")
+        check_disk_size(size_mib)
         if size_mib < volume.size_mib:
             raise CallerFault(f"{volume.name} has {volume.size_mib} MiB, and is not made smaller")
         larger = step("Resize-VHD", Path=path, SizeBytes=wide(size_mib * _MIB))
@@ -534,6 +543,8 @@ class HyperVHypervisor(Hypervisor):
         self._devices.on(
             f"move {name}", vm, step("Move-VM", **wanted), feature=Feature.LIVE_MIGRATE
         )
+        if not self._files.is_shared:
+            self._files.remove(self._files.guest(name))  # its folder here is left empty
 
     def folder_of(self, name: str) -> str:
         """Where a guest's files lie on this host."""

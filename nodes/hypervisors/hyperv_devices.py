@@ -13,7 +13,8 @@ from typing import Any
 from ci.model.feature import Feature
 from nodes.hypervisors.base import PREFIX, Nic, Volume
 from nodes.hypervisors.faults import NodeFault
-from nodes.hypervisors.hyperv_link import HyperVLink, Record, Step, step
+from nodes.hypervisors.hyperv_link import HyperVLink, Record, step
+from nodes.hypervisors.hyperv_session import Step
 
 _PLACE = ["Path", "ControllerNumber", "ControllerLocation"]
 _PAIR = 2

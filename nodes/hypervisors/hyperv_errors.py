@@ -24,7 +24,14 @@ from pypsrp.exceptions import (
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 from nodes.wsman import ON_THE_WAY
 
 NO_SHELL = 2150858843
@@ -34,6 +41,8 @@ _RIGHTS = "is the user in Hyper-V Administrators and Remote Management Users?"
 _GONE = "it was removed meanwhile"
 _CATEGORY_MAX = 31
 UNKNOWN_NAME, NO_PATH = "InvalidParameter", "PathNotFound"
+
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,13 @@ BY_CATEGORY: dict[int, Meaning] = {
     21: Meaning(TransientFault, _AGAIN),  # ResourceUnavailable
     25: Meaning(NodeFault, _RIGHTS),  # SecurityError
     27: Meaning(TransientFault, _AGAIN),  # ConnectionError
-    28: Meaning(NodeFault, _LOGIN),  # AuthenticationError
+    28: Meaning(LoginRefused, _LOGIN),  # AuthenticationError
 }
 """By ErrorCategory, for other identities; whatever is in neither is the node's fault."""
 
 BY_FAULT: dict[int, Meaning] = {
     NO_SHELL: Meaning(TransientFault, "the session has ended: try again"),
-    5: Meaning(NodeFault, _RIGHTS),  # ERROR_ACCESS_DENIED
+    5: Meaning(LoginRefused, _RIGHTS),  # ERROR_ACCESS_DENIED
     995: Meaning(TransientFault, _AGAIN),  # ERROR_OPERATION_ABORTED
     2150859174: Meaning(TransientFault, "the user has too many sessions open"),
 }
@@ -124,7 +133,7 @@ def fault(
         what = BY_ID.get(error.identity) or BY_CATEGORY.get(error.category, node)
         return _made(what, doing, words, feature)
     if isinstance(error, AuthenticationError):
-        return _made(Meaning(NodeFault, _LOGIN), doing, words)
+        return _made(Meaning(LoginRefused, _LOGIN), doing, words)
     if isinstance(error, WSManFaultError):
         code = error.code if isinstance(error.code, int) else 0
         what = BY_FAULT.get(code, Meaning(NodeFault, "look into the host's event log, WinRM"))
@@ -138,13 +147,14 @@ def _on_the_way(error: Exception, doing: str, words: str) -> HypervouchError | U
     if isinstance(error, requests.exceptions.SSLError) and _is_certificates(error):
         hint = "set a ca-file, or pin it: certificate = its SHA-256"
         words = f"its certificate is not the one that was expected: {words}"
-        return _made(Meaning(NodeFault, hint), doing, words)
+        return _made(Meaning(CertificateRefused, hint), doing, words)
     if isinstance(error, WinRMTransportError):
         status = int(error.code)
-        is_theirs = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        what = (
-            Meaning(TransientFault, _AGAIN) if is_theirs else Meaning(NodeFault, "is WinRM there?")
-        )
+        what = Meaning(NodeFault, "is WinRM there?")
+        if status in _REFUSALS:
+            what = Meaning(LoginRefused, _LOGIN)
+        elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            what = Meaning(TransientFault, _AGAIN)
         return _made(what, doing, f"HTTP {status}")
     if isinstance(error, requests.TooManyRedirects):
         return _made(Meaning(NodeFault, "is WinRM there?"), doing, "it sends us elsewhere")
@@ -171,15 +181,13 @@ def _made(
     what: Meaning, doing: str, words: str, feature: Feature | None = None
 ) -> HypervouchError | Unsupported:
     text = f"cannot {doing}: {words}"
-    if what.fault is Unsupported:
+    if issubclass(what.fault, Unsupported):
         if feature is not None:
             return Unsupported(feature, f"Hyper-V says: {words}")
         return CallerFault(text)
     if what.fault is TransientFault:
         return TransientFault(text, hint=what.hint, retryable=True)
-    if what.fault is CallerFault:
-        return CallerFault(text, hint=what.hint)
-    return NodeFault(text, hint=what.hint)
+    return what.fault(text, hint=what.hint)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ compared by SHA-256. Paths are literal: none is ever taken for a pattern.
 import hashlib
 import itertools
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from tempfile import NamedTemporaryFile, TemporaryFile
@@ -18,7 +19,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 from ci.errors import HypervouchError
 from nodes.hypervisors import libvirt_files
 from nodes.hypervisors.base import PREFIX, DiskFormat, GuestImage
-from nodes.hypervisors.faults import NodeFault, TransientFault
+from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.hyperv_link import HyperVLink, step, wide
 
 CHUNK = 256 << 10
@@ -57,14 +58,29 @@ class Files:
         """A cached image's file."""
         return str(self._folder / "images" / f"{image.cache_name()}{SUFFIX}")
 
-    def volumes(self) -> dict[str, str]:
-        """Volumes by their names, with their paths."""
+    def _names(self, doing: str, folder: PureWindowsPath) -> list[str]:
         found = self._link.find(
-            "list the volumes",
-            step("Get-ChildItem", LiteralPath=str(self._folder / "volumes")),
+            doing,
+            step("Get-ChildItem", LiteralPath=str(folder)),
             step("Select-Object", Property=["Name"]),
         )
-        names = [str(one["Name"]) for one in found]
+        return [str(one["Name"]) for one in found]
+
+    def left(self, taken: Iterable[str]) -> list[str]:
+        """Guests' folders in which no machine is; not on a share, where other hosts' guests are.
+
+        Args:
+            taken: Folders of machines.
+        """
+        if self.is_shared:
+            return []
+        kept = {part.lower() for path in taken for part in PureWindowsPath(path).parts}
+        names = self._names("list the guests' folders", self._folder)
+        return sorted(one for one in names if one.startswith(PREFIX) and one.lower() not in kept)
+
+    def volumes(self) -> dict[str, str]:
+        """Volumes by their names, with their paths."""
+        names = self._names("list the volumes", self._folder / "volumes")
         stems = [name[: -len(SUFFIX)] for name in names if name.lower().endswith(SUFFIX)]
         # A checkpoint's difference lies beside its volume: `NAME_GUID.avhdx`.
         return {stem: self.volume(stem) for stem in stems if stem.startswith(PREFIX)}
@@ -73,6 +89,22 @@ class Files:
         """Whether there is such a file or folder."""
         told = self._link.run(f"look for {path}", step("Test-Path", LiteralPath=path))
         return told == [True]
+
+    def claim(self, name: str) -> None:
+        """Make a guest's folder, which one launch alone can: whoever made it may undo it.
+
+        Raises:
+            CallerFault: It is there already.
+        """
+        folder = self.guest(name)
+        made = step("New-Item", Path=folder, ItemType="Directory")
+        try:
+            self._link.run(f"make {folder}", made, step("Out-Null"))
+        except CallerFault as error:
+            raise CallerFault(
+                f"there is a guest {name} already, or a folder that one has left: {folder}",
+                hint="choose another name, or delete that one",
+            ) from error
 
     def need_folder(self, path: str) -> None:
         """Make a file's folder with those above it, if it is not there."""

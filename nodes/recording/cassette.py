@@ -27,10 +27,11 @@ from vcr.record_mode import RecordMode
 from vcr.request import Request
 from vcr.stubs import VCRHTTPSConnection
 
-from nodes.hypervisors.faults import NodeFault
 from nodes.recording import tape
 from nodes.recording.clock import TapeClock
+from nodes.recording.draws import Draws
 from nodes.recording.redaction import Redaction
+from nodes.recording.tape import NotRecorded
 
 ANSWER_BYTES = 1 << 20
 """What is kept of one answer: of a disk that is downloaded, its first bytes."""
@@ -43,10 +44,6 @@ _SHOWN = 300
 
 # It tells whole answers to the log, sessions and all.
 logging.getLogger("vcr").setLevel(logging.CRITICAL)
-
-
-class NotRecorded(NodeFault):
-    """The client asks for what the recording does not know."""
 
 
 class _Ours(Cassette):  # type: ignore[misc]
@@ -70,6 +67,7 @@ class _Ours(Cassette):  # type: ignore[misc]
         """Stand between the clients and the network until the block ends."""
         self.custom_patches = _bound_names()
         with ExitStack() as inside:
+            inside.enter_context(Draws().ruling())
             for patch in CassettePatcherBuilder(self).build():
                 inside.enter_context(patch)
             yield

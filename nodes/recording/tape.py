@@ -19,7 +19,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ci.errors import ConfigError
+from nodes.hypervisors.faults import NodeFault
 from nodes.recording import redaction
+from nodes.recording.cmdlets import Ran
 
 MAX_FILE_BYTES = 512 << 20
 MAX_TEXT = 64 << 10
@@ -40,6 +42,13 @@ _UNLIKE = (
 """What differs between two runs that ask the same."""
 
 
+Kind = Literal["http", "cmdlets"]
+
+
+class NotRecorded(NodeFault):
+    """The client asks for what the recording does not know."""
+
+
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,6 +65,7 @@ class Head(_Line):
         features: Only these rows; all when empty.
         made: When, UTC.
         program: Our version.
+        kind: What an exchange is: a request over HTTP, or a pipeline of cmdlets.
     """
 
     version: Literal[1] = Field(alias="hypervouch-recording")
@@ -66,6 +76,7 @@ class Head(_Line):
     features: tuple[str, ...] = ()
     made: str = ""
     program: str = ""
+    kind: Kind = "http"
 
 
 class Asked(_Line):
@@ -132,10 +143,11 @@ class Foot(_Line):
 
 
 class Tape(_Line):
-    """A whole recording."""
+    """A whole recording: it has either exchanges or pipelines."""
 
     head: Head
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[Exchange, ...] = ()
+    pipelines: tuple[Ran, ...] = ()
     foot: Foot
 
 
@@ -144,7 +156,7 @@ _READS = re.compile(
     r"Retrieve|ContinueRetrieve|Fetch|CreateContainerView|DestroyView|SearchDatastore|Query"
     r"|(?:\w+\.)+get_|task\.destroy$"
 )
-Read = TypeVar("Read", bound=_Line)
+Read = TypeVar("Read", bound=BaseModel)
 
 
 def asked(method: str, url: str, headers: Mapping[str, str], content: bytes) -> Asked:
@@ -167,7 +179,7 @@ def write(path: Path, tape: Tape, secrets: redaction.Redaction) -> None:
     Raises:
         HypervouchBug: One of them was still in it.
     """
-    lines: Sequence[_Line] = (tape.head, *tape.exchanges, tape.foot)
+    lines: Sequence[BaseModel] = (tape.head, *tape.exchanges, *tape.pipelines, tape.foot)
     told = (one.model_dump(mode="json", by_alias=True, exclude_defaults=True) for one in lines)
     text = "".join(json.dumps(_cleaned(one, secrets), ensure_ascii=False) + "\n" for one in told)
     secrets.check(text)
@@ -199,13 +211,15 @@ def read(path: Path) -> Tape:
     if len(lines) < 3 or lines[-1] or '"exchanges"' not in lines[-2][:20]:  # noqa: PLR2004
         raise ConfigError(f"{path} was cut off: its last line is missing", hint="copy it again")
     foot = _parsed(path, len(lines) - 1, lines[-2], Foot)
-    exchanges = tuple(
-        _parsed(path, number, line, Exchange) for number, line in enumerate(lines[1:-2], start=2)
-    )
-    if foot.exchanges != len(exchanges):
+    inner = list(enumerate(lines[1:-2], start=2))
+    if foot.exchanges != len(inner):
         raise ConfigError(
-            f"{path} has {len(exchanges)} of its {foot.exchanges} exchanges", hint="copy it again"
+            f"{path} has {len(inner)} of its {foot.exchanges} exchanges", hint="copy it again"
         )
+    if head.kind == "cmdlets":
+        ran = tuple(_parsed(path, number, line, Ran) for number, line in inner)
+        return Tape(head=head, pipelines=ran, foot=foot)
+    exchanges = tuple(_parsed(path, number, line, Exchange) for number, line in inner)
     return Tape(head=head, exchanges=exchanges, foot=foot)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run against an API is recorded, the API goes away, and the recording stands in for it."""
 
+import base64
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from ci.matrix import report
 from ci.model.feature import Feature
 from nodes.hypervisors import certificates
 from nodes.hypervisors.base import HostStatus
+from nodes.lab.apis import USER
 from nodes.recording import tape
 from nodes.recording.redaction import Redaction
 from tests.kit.require import require
@@ -22,15 +24,21 @@ from tests.kit.require import require
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 require("xenserver", present=find_spec("XenAPI") is not None, why="pip install XenAPI")
 require("vcenter", present=find_spec("pyVmomi") is not None, why="pip install pyvmomi")
+_OF_HYPERV = ("pypsrp", "psrpcore", "spnego")
+require("hyperv", present=all(map(find_spec, _OF_HYPERV)), why="pip install pypsrp psrpcore")
 
 import requests  # noqa: E402
 
 from nodes.hypervisors import requests_tls  # noqa: E402
+from nodes.hypervisors.hyperv import HyperVHypervisor  # noqa: E402
+from nodes.hypervisors.hyperv_link import step  # noqa: E402
 from nodes.hypervisors.vcenter_link import VcenterLink  # noqa: E402
 from nodes.hypervisors.xenserver import XenServerHypervisor  # noqa: E402
 from nodes.hypervisors.xenserver_link import XapiLink  # noqa: E402
 from nodes.recording.cassette import Recorder  # noqa: E402
-from tests.kit import vcenter, xapi  # noqa: E402
+from tests.kit import hyperv, vcenter, xapi  # noqa: E402
+
+KEPT = Path(__file__).parents[1] / "data" / "recordings"
 
 ROWS = frozenset(
     {
@@ -121,7 +129,27 @@ def of_xenserver(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made
 
 
-@pytest.fixture(params=["vcenter", "xenserver"])
+@pytest.fixture(scope="module")
+def of_hyperv(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("hyperv")
+    made = Made(folder / "recording")
+    with hyperv.hosts(folder) as hosts:
+        word = hosts.api.password()
+        order = Order(
+            hypervisor=hosts.url("auth=basic"),
+            second=hosts.url("auth=ntlm", at=1),
+            password=hosts.api.password,
+            ca_file=hosts.api.ca_file,
+            timeout_s=60.0,
+            features=ROWS | {Feature.LIVE_MIGRATE},
+            record=made.file,
+        )
+        assert run(order, made.lines.append) == WORKS, made.lines
+        made.secrets += [word, base64.b64encode(f"{USER}:{word}".encode()).decode()]
+    return made
+
+
+@pytest.fixture(params=["vcenter", "xenserver", "hyperv"])
 def made(request: pytest.FixtureRequest) -> Made:
     found: Made = request.getfixturevalue(f"of_{request.param}")
     return found
@@ -132,6 +160,8 @@ def test_without_the_installation_each_test_says_the_same(made: Made, tmp_path: 
     written = {name: tmp_path / name for name in ("report", "html", "junit")}
     assert run(Order(replay=made.file, **written), lines.append) == WORKS, lines
     assert lines[-1].startswith(f"same: {len(made.words())} tests"), lines
+    tables = [[line for line in told if "\n" in line] for told in (made.lines, lines)]
+    assert tables[0] == tables[1] != []
     assert list(made.words().values()).count("works") >= 4
     assert "no evidence" in lines[0]
     assert "This is a replay" in written["html"].read_text()
@@ -145,6 +175,33 @@ def test_no_secret_is_in_the_file_or_was_said(made: Made):
     for text in (made.file.read_text(), "\n".join(made.lines)):
         assert not [secret for secret in made.secrets if secret in text]
     assert all(len(secret) > 8 for secret in made.secrets)
+
+
+@pytest.mark.parametrize("file", sorted(KEPT.glob("*.recording")), ids=lambda file: file.stem)
+def test_an_adapter_asks_what_it_asked_when_that_was_kept(file: Path):
+    """Of our emulator: it guards what the adapter asks, and proves nothing of a real host."""
+    lines: list[str] = []
+    assert run(Order(replay=file), lines.append) == WORKS, lines
+    assert lines[-1].startswith("same: "), lines
+    assert "(emulator)" in lines[1]
+
+
+def test_a_cmdlet_with_another_parameter_is_told_with_its_line(
+    of_hyperv: Made, monkeypatch: pytest.MonkeyPatch
+):
+    def otherwise(one: HyperVHypervisor, name: str) -> None:
+        one._do(f"suspend {name}", name, step("Save-VM", AsJob=None), Feature.SUSPEND)
+
+    monkeypatch.setattr(HyperVHypervisor, "suspend", otherwise)
+    lines: list[str] = []
+    assert run(Order(replay=of_hyperv.file), lines.append) == FAILS
+    differs = [line for line in lines if line.startswith("differs: ")]
+    assert len(differs) == 1
+    assert "Save-VM AsJob: nothing was recorded, a switch is asked" in differs[0]
+    number = int(differs[0].partition("line ")[2].partition(" ")[0].rstrip(":"))
+    kept = of_hyperv.file.read_text().splitlines()[number - 1]
+    assert '"cmdlet": "Save-VM"' in kept
+    assert "record anew" in lines[-1]
 
 
 def test_an_adapter_that_asks_something_else_is_told_what(

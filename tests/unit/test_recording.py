@@ -14,9 +14,10 @@ from vcr.request import Request
 from ci.errors import ConfigError, HypervouchBug
 from nodes.hypervisors import ironic_link
 from nodes.recording import tape
-from nodes.recording.cassette import ANSWER_BYTES, NotRecorded, Player, Recorder
+from nodes.recording.cassette import ANSWER_BYTES, Player, Recorder
 from nodes.recording.clock import TapeClock
 from nodes.recording.redaction import PASSWORD, Redaction
+from nodes.recording.tape import NotRecorded
 
 PLACE = "https://127.0.0.1:1/sdk"
 WORD = "s3cret \"&<>'/\\ w\u00f6rd"

@@ -2,6 +2,7 @@
 """Runs of the compute suite that are recorded or replayed: what goes together, what is evidence."""
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,7 +36,7 @@ FILE = Path("recording")
         (Order(replay=FILE, second="vcenter://u@h"), "knows its second host"),
         (Order(replay=FILE, features=frozenset({Feature.LAUNCH})), "as a whole"),
         (Order(hypervisor="qemu:///system", record=FILE), "cannot be recorded"),
-        (Order(hypervisor="hyperv://u@h", record=FILE), "cannot be recorded"),
+        (Order(hypervisor="hyperv://u@h", second="zvm://u@h", record=FILE), "two ways"),
         (Order(replay=Path("nowhere")), "nowhere cannot be read"),
     ],
 )
@@ -44,6 +45,21 @@ def test_what_does_not_go_together_is_told_and_nothing_is_tried(order: Order, wh
     assert run(order, lines.append) == NOT_TRIED
     assert why in lines[0]
     assert "fix: " in lines[1]
+
+
+def test_a_long_table_is_said_whole(monkeypatch: pytest.MonkeyPatch):
+    """It has a line for each of 65 rows; a name among them is still shown as what it is."""
+    table = "\n".join(f"operation.row-{at}  works  {'why ' * 20}" for at in range(100))
+
+    def told(_order: Order, say: Callable[[str], None]) -> int:
+        say(table)
+        say("a name \x1b[2J")
+        return NOT_TRIED
+
+    monkeypatch.setattr("ci.jobs.compute.run._outcome", told)
+    lines: list[str] = []
+    run(Order(), lines.append)
+    assert lines == [table, r"a name \x1b[2J"]
 
 
 def test_the_command_takes_a_recording_instead_of_a_hypervisor(tmp_path: Path):

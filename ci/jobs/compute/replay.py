@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from ci.jobs.compute.run import Order
 
 SAME, DIFFERS = 0, 1
-SCHEMES = ("vcenter", "xenserver", "ironic", "redfish", "zvm")
-"""Whose adapters ask over plain HTTP, without anything in a request that is drawn anew."""
-
-_NOT: dict[str, str] = {
-    "hyperv": "its messages are encoded inside XML, where no secret would be found",
+KINDS: dict[str, tape.Kind] = {
+    **dict.fromkeys(("vcenter", "xenserver", "ironic", "redfish", "zvm"), "http"),
+    "hyperv": "cmdlets",
 }
+"""What is kept of a hypervisor, by the scheme of its URL: requests, or cmdlets."""
+
 _SHOWN = 3
 Say = Callable[[str], None]
 Tested = Callable[["Order", Record, Manner, Say], int]
@@ -83,10 +83,9 @@ def recorded(order: "Order", say: Say, tested: Tested) -> int:
         HypervouchError: Nothing could be tried.
     """
     path = _named(order.record)
-    _prepare(order.hypervisor)
-    _prepare(order.second or order.hypervisor)
+    kind = _prepare(order.hypervisor, order.second)
     known = Redaction(order.password(), order.hypervisor, order.second)
-    recorder = _cassettes().Recorder(known)
+    recorder = _cassettes(kind).Recorder(known)
     record = Record(say, lambda: datetime.now(UTC))
     manner = Manner(mark=secrets.token_hex(2), is_told_alone=True)
     began = datetime.now(UTC)
@@ -102,13 +101,15 @@ def recorded(order: "Order", say: Say, tested: Tested) -> int:
             "features": sorted(feature.value for feature in order.features),
             "made": began.isoformat(timespec="seconds"),
             "program": version("hypervouch"),
+            "kind": kind,
         }
     )
-    exchanges = tuple(recorder.exchanges)
+    lines = tuple(recorder.exchanges)
     words = {said.test_id: said.word for said in record.words}
-    foot = tape.Foot(exchanges=len(exchanges), words=words)
-    tape.write(path, tape.Tape(head=head, exchanges=exchanges, foot=foot), known)
-    say(f"{path}: {len(exchanges)} exchanges of {len(words)} tests, {path.stat().st_size} bytes")
+    foot = tape.Foot(exchanges=len(lines), words=words)
+    what = {"http": "exchanges", "cmdlets": "pipelines"}[kind]
+    tape.write(path, tape.Tape(head=head, foot=foot, **{what: lines}), known)
+    say(f"{path}: {len(lines)} {what} of {len(words)} tests, {path.stat().st_size} bytes")
     say("no secret that we know of is in it; names and addresses are: read it before you share it")
     return status
 
@@ -128,9 +129,13 @@ def replayed(order: "Order", say: Say, tested: Tested) -> int:
     found = tape.read(path)
     head = found.head
     say(f"a replay of {path}, recorded at {head.made} by hypervouch {head.program}: no evidence")
-    _prepare(head.hypervisor)
-    _prepare(head.second or head.hypervisor)
-    player = _cassettes().Player(found)
+    kind = _prepare(head.hypervisor, head.second)
+    if kind != head.kind:
+        raise ConfigError(
+            f"{path} is no recording of {head.hypervisor}: it has {head.kind}, and not {kind}",
+            hint="make it with `hypervouch suite compute --record FILE`",
+        )
+    player = _cassettes(kind).Player(found)
     record = Record(say, lambda: datetime.now(UTC))
     manner = Manner(
         mark=head.mark,
@@ -199,24 +204,38 @@ def _features(path: Path, names: Iterable[str]) -> frozenset[Feature]:
         raise ConfigError(f"{path}: {error}", hint="was it made by a newer version?") from error
 
 
-def _prepare(url: str) -> None:
-    """Load the adapter, and see that its requests can be kept.
+def _prepare(hypervisor: str, second: str) -> tape.Kind:
+    """Load the adapters, and see how what they ask can be kept.
 
     Raises:
-        ConfigError: They cannot, or its library is missing.
+        ConfigError: It cannot, or a library is missing.
     """
-    scheme = urlsplit(url).scheme.partition("+")[0]
-    if scheme not in SCHEMES:
-        why = _NOT.get(scheme, "it is not reached over HTTP")
+    kinds = [_kind(url) for url in (hypervisor, second or hypervisor)]
+    if kinds[0] != kinds[1]:
         raise ConfigError(
-            f"runs of {scheme or 'such a URL'} cannot be recorded: {why}",
-            hint=f"it works for {', '.join(SCHEMES)}",
+            "hosts that are reached in two ways cannot be in one recording",
+            hint="name a second host of the first one's kind, or none",
+        )
+    return kinds[0]
+
+
+def _kind(url: str) -> tape.Kind:
+    scheme = urlsplit(url).scheme.partition("+")[0]
+    if scheme not in KINDS:
+        raise ConfigError(
+            f"runs of {scheme or 'such a URL'} cannot be recorded: it is not reached over HTTP",
+            hint=f"it works for {', '.join(KINDS)}",
         )
     plugins.load("hypervisor", scheme, BUILT_IN, GROUP)
+    return KINDS[scheme]
 
 
-def _cassettes() -> Any:
-    """The recorder's and player's module: its library is an extra."""
+def _cassettes(kind: tape.Kind) -> Any:
+    """The recorder's and player's module; the library of the one for HTTP is an extra."""
+    if kind == "cmdlets":
+        from nodes.recording import pipelines  # noqa: PLC0415 - it loads pypsrp
+
+        return pipelines
     plugins.need("vcr", extra="replay", what="a recording")
     from nodes.recording import cassette  # noqa: PLC0415 - as said
 
