@@ -41,7 +41,13 @@ def test_a_dependency_is_pinned_as_asked(lock: str, wanted: str):
 
 
 @pytest.mark.parametrize(
-    "lock", ["requirements.lock", "requirements-dev.lock", "requirements-moto.lock"]
+    "lock",
+    [
+        "requirements.lock",
+        "requirements-dev.lock",
+        "requirements-moto.lock",
+        "requirements-powervm.lock",
+    ],
 )
 def test_every_pin_has_hashes(lock: str):
     text = (ROOT / lock).read_text()
@@ -57,6 +63,16 @@ def test_the_tests_s3_server_has_a_lock_of_its_own():
     assert "requirements-moto.lock" in (ROOT / "scripts/setup").read_text()
     hosts = re.findall(
         r"https?://|--(?:extra-)?index-url", (ROOT / "requirements-moto.lock").read_text()
+    )
+    assert hosts == []
+
+
+def test_what_consoles_answered_is_one_package_that_nothing_needs():
+    assert list(_pins("requirements-powervm.lock")) == ["pypowervm"]
+    assert "requirements-powervm.lock" in (ROOT / "scripts/setup").read_text()
+    assert "pypowervm" not in _pins("requirements-dev.lock")
+    hosts = re.findall(
+        r"https?://|--(?:extra-)?index-url", (ROOT / "requirements-powervm.lock").read_text()
     )
     assert hosts == []
 
