@@ -27,7 +27,7 @@ from testinfra.host import Host
 
 from ci import proc
 from ci.errors import NodeUnavailable
-from ci.model.node import Endpoint, Transport
+from ci.model.node import WINDOWS, Endpoint, Transport
 from nodes import daemons, health_api
 from nodes.login import log_in
 
@@ -106,7 +106,7 @@ def preflight(endpoint: Endpoint) -> dict[str, str]:
         Facts for the evidence: kernel, free-memory-mib, free-disk-mib, clock-skew-s; virt (bare
         or nested), arch, firmware, cpu-flags where the node tells; versions of the hypervisor's
         programs where its URL leads to a daemon, or to an API that we have a password for. Of
-        the machine itself nothing for a dummy, which has none, and for a node of WinRM, which
+        the machine itself nothing for a dummy, which has none, and for a Windows node, which
         its provider and its runner look at.
 
     Raises:
@@ -116,7 +116,7 @@ def preflight(endpoint: Endpoint) -> dict[str, str]:
 
 
 def _of_the_machine(endpoint: Endpoint) -> dict[str, str]:
-    if endpoint.transport in {Transport.DUMMY, Transport.WINRM}:
+    if endpoint.transport in {Transport.DUMMY, *WINDOWS}:
         return {}
     if endpoint.transport is Transport.LOCAL:
         answers = ask_this_machine(Path(endpoint.workdir), endpoint.hypervisor)

@@ -3,29 +3,15 @@
 
 It answers, takes our login, shows the certificate that was expected, and tells its versions.
 
-A login that was refused is not tried again for some minutes, whoever asks for the node: builds
-come often, and an account that fails five times in a row is locked by its vCenter. Another
-password or another URL is tried at once.
+A login that was refused rests, see `nodes.api_login`.
 """
 
-import hashlib
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 from ci.errors import ConfigError, NodeUnavailable
 from ci.model.node import Endpoint
-from nodes import reach
-from nodes.hypervisors import table
-from nodes.hypervisors.base import Access, Hypervisor
-from nodes.hypervisors.faults import NodeFault
-
-AGAIN_S = 300.0
-"""Seconds for which a refusal counts."""
-
-_refused: dict[str, tuple[float, str, str]] = {}  # when, what it said, and the hint
-_lock = threading.Lock()
+from nodes import api_login, reach
 
 
 def probe(endpoint: Endpoint) -> dict[str, str]:
@@ -43,7 +29,7 @@ def probe(endpoint: Endpoint) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="hypervouch-probe-") as folder:
         access = reach.access_of(endpoint, Path(folder))
         try:
-            hypervisor = _login(endpoint.hypervisor, access)
+            hypervisor = api_login.log_in(endpoint.hypervisor, access)
             try:
                 return dict(hypervisor.system().versions)
             finally:
@@ -53,23 +39,3 @@ def probe(endpoint: Endpoint) -> dict[str, str]:
                 f"nobody can ask {reach.place_of(endpoint)}: {error.message}",
                 hint=error.hint or "correct `hypervisor`, or leave `hypervisor-password` out",
             ) from error
-
-
-def _login(url: str, access: Access) -> Hypervisor:
-    """Connect, unless that was refused a moment ago."""
-    text = "\0".join((url, access.password, access.certificate, str(access.ca_file)))
-    key = hashlib.sha256(text.encode()).hexdigest()
-    now = time.monotonic()
-    with _lock:
-        at, message, hint = _refused.get(key, (now - AGAIN_S, "", ""))
-    if (left_s := at + AGAIN_S - now) > 0:
-        raise NodeFault(f"{message} (tried again in {left_s:.0f} s)", hint=hint)
-    try:
-        made = table.connect(url, access)
-    except NodeFault as fault:
-        with _lock:
-            _refused[key] = (now, fault.message, fault.hint)
-        raise
-    with _lock:
-        _refused.pop(key, None)
-    return made

@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ci import plain
 from ci.clock import Clock
 from ci.log import get
 from ci.model.node import NodeState
@@ -30,6 +31,7 @@ QUARANTINE_AFTER = 3
 LOOPING_AFTER = 3
 PROBE_S = 60.0
 LONGEST_PAUSE_S = 3600.0
+_REASON = 4000  # characters
 
 
 class HealthBook:
@@ -128,7 +130,7 @@ class HealthBook:
         self, tx: sa.Connection, found: Standing, state: NodeState, reason: str, **values: Any
     ) -> None:
         """Write a node's health; one that leaves work, or begins to loop, gets a notice."""
-        now = self._clock.now()
+        now, reason = self._clock.now(), plain.text(reason, _REASON)
         node_health.put(tx, found.name, state=state.value, reason=reason, checked_at=now, **values)
         out = state in {NodeState.BAD, NodeState.LOOPING}
         if out and (found.fit or state is not found.state):

@@ -25,6 +25,7 @@ from shlex import quote
 
 import paramiko
 
+from ci import plain
 from ci.errors import HypervouchError, NodeUnavailable
 from ci.log import get
 from ci.model.node import Endpoint, Transport
@@ -89,7 +90,7 @@ class Left:
         return {
             "node": node,
             "kind": self.kind.value,
-            "name": self.name[:300],
+            "name": plain.line(self.name, 300),
             "fate": self.fate.value,
         }
 
@@ -195,7 +196,8 @@ class Leftovers:
 
 def trouble_of(left: Iterable[Left]) -> str:
     """Why the node cannot stay in work; empty where all is gone, or in nobody's way."""
-    stays = [f"{one.kind} {one.name}" for one in left if one.fate is Fate.STAYS]
+    there = [one for one in left if one.fate is Fate.STAYS]
+    stays = [f"{one.kind} {plain.line(one.name, plain.NAME)}" for one in there]
     if not stays:
         return ""
     more = f" and {len(stays) - 5} more" if len(stays) > 5 else ""  # noqa: PLR2004

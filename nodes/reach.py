@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from ci.errors import ConfigError, NodeUnavailable
 from ci.log import get
 from ci.model.node import Endpoint, Transport
-from nodes import daemons
-from nodes.hypervisors import table
+from nodes import api_login, daemons
 from nodes.hypervisors.base import Access, Hypervisor
 
 CALL_S = 30.0
@@ -92,7 +91,7 @@ def connecting(work: Path) -> Connect:
         if not url:
             return None
         try:
-            return table.connect(url, access_of(endpoint, work))
+            return api_login.log_in(url, access_of(endpoint, work))
         except ConfigError as error:
             get("lease").warning(
                 "no look into a hypervisor", action="health", url=url, reason=str(error)

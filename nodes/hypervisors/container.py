@@ -11,10 +11,10 @@ and one network a card, `NAME-MAC`. So it is found and removed also by those who
 
 import json
 import os
+import uuid
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
@@ -39,20 +39,22 @@ from nodes.hypervisors.container_console import ContainerConsole
 from nodes.hypervisors.container_engine import Engine
 from nodes.hypervisors.container_image import packed, without_duplicates
 from nodes.hypervisors.container_missing import MISSING
+from nodes.hypervisors.container_words import cpus as _cpus
+from nodes.hypervisors.container_words import mac as _mac
+from nodes.hypervisors.container_words import memory as _memory
+from nodes.hypervisors.container_words import network_name as _network_name
+from nodes.hypervisors.container_words import started as _started
+from nodes.hypervisors.container_words import state as _state
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 
 _TITLES = {"docker": "Docker", "podman": "Podman"}
 _MODES = frozenset({"exe"})
 _TAR = {b"ustar": 257}
 _INIT = ["/sbin/init"]
+_OWNER, _LAUNCH = "hypervouch.owner", "hypervouch.launch"
 _BASE, _SNAP, _RESIZED = "base", "snap-", "resized"
 _LOGS = {"docker": "json-file", "podman": "k8s-file"}
 _LOG_OPTIONS = {"max-size": "1m"}
-_STATES = {
-    "running": GuestState.RUNNING,
-    "restarting": GuestState.RUNNING,
-    "paused": GuestState.PAUSED,
-}
 
 
 def connect(url: str, access: Access) -> "ContainerHypervisor":
@@ -129,11 +131,12 @@ class ContainerHypervisor(Hypervisor):
         )
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove our containers, images, networks and volumes; names of guests and volumes."""
+        """Remove containers with our label and prefix; images, networks, volumes by the prefix."""
         found = self.inventory()
-        guests = {name for name in found.guests if name.startswith(PREFIX)}
+        with self._engine.faults("engine"):
+            guests = {one.name for one in self._containers() if self._is_ours(one)}
         images = {name for name, _, _ in self._tags() if name.startswith(PREFIX)}
-        for name in sorted(guests | images):
+        for name in sorted(guests | (images - set(found.guests))):
             self.delete(name)
         volumes = sorted(name for name in found.volumes if name.startswith(PREFIX))
         for name in volumes:
@@ -153,18 +156,32 @@ class ContainerHypervisor(Hypervisor):
     def launch(self, spec: GuestSpec) -> None:
         """Import the image's tar file and run its init on a terminal."""
         self._check(spec)
-        if self._exists(spec.name):
-            raise CallerFault(f"there is a guest {spec.name} already")
-        try:
-            self._import(spec.name, spec.image)
-            self._create(spec.name, f"{spec.name}:{_BASE}", spec.memory_mib, spec.cpus, spec.nics)
-            if spec.files:
-                with self._engine.faults(f"guest {spec.name}"):
-                    self._get(spec.name).put_archive("/", packed(spec.files))
-            self.start(spec.name)
-        except BaseException:
-            self.delete(spec.name)
-            raise
+        with local.claimed(str(self._engine.path), spec.name):
+            if self._exists(spec.name):
+                raise CallerFault(f"there is a guest {spec.name} already")
+            known_as = uuid.uuid4().hex
+            try:
+                self._make(spec, known_as)
+            except BaseException:
+                self._undo(spec.name, known_as)
+                raise
+
+    def _make(self, spec: GuestSpec, known_as: str) -> None:
+        self._import(spec.name, spec.image)
+        image, size = f"{spec.name}:{_BASE}", (spec.memory_mib, spec.cpus)
+        self._create(spec.name, image, *size, spec.nics, known_as=known_as)
+        if spec.files:
+            with self._engine.faults(f"guest {spec.name}"):
+                self._get(spec.name).put_archive("/", packed(spec.files))
+        self.start(spec.name)
+
+    def _undo(self, name: str, known_as: str) -> None:
+        """Remove what this very launch has made: somebody may have taken the name meanwhile."""
+        found = next((one for one in self._containers() if one.name == name), None)
+        if found is not None and found.labels.get(_LAUNCH) == known_as:
+            with self._engine.faults(f"guest {name}"):
+                found.remove(force=True, v=True)
+        self._remove_images_and_networks(name)
 
     def info(self, name: str) -> GuestInfo:
         """State and limits, as the engine has them."""
@@ -218,11 +235,29 @@ class ContainerHypervisor(Hypervisor):
             found.unpause()
 
     def delete(self, name: str) -> None:
-        """Remove the container, its images and its networks."""
+        """Remove the container, its images and its networks.
+
+        Raises:
+            CallerFault: It lacks our mark.
+        """
         local.check_name(name)
         if self._exists(name):
+            found = self._get(name)
+            if not self._is_ours(found):
+                raise CallerFault(f"{name} is not ours: it lacks our label {_OWNER}")
             with self._engine.faults(f"guest {name}"):
-                self._get(name).remove(force=True, v=True)
+                found.remove(force=True, v=True)
+        self._remove_images_and_networks(name)
+
+    def _is_ours(self, found: Any) -> bool:
+        """By its label; one that an older version made is of an image that has its name."""
+        if not found.name.startswith(PREFIX):
+            return False
+        return _OWNER in found.labels or found.name in {
+            reference.rpartition("/")[2].partition(":")[0] for reference in found.image.tags
+        }
+
+    def _remove_images_and_networks(self, name: str) -> None:
         for owner, tag, reference in self._tags():
             if owner == name:
                 with self._engine.faults(f"image {name}:{tag}"):
@@ -337,6 +372,7 @@ class ContainerHypervisor(Hypervisor):
 
     def _check(self, spec: GuestSpec) -> None:
         local.check_name(spec.name)
+        local.check_size(spec.memory_mib, spec.cpus)
         self._check_image(spec.image)
         self._cpuset(spec.name, spec.cpus)
         self.refuse_missing(spec)
@@ -366,7 +402,14 @@ class ContainerHypervisor(Hypervisor):
             self._client.api.tag(last["status"], name, _BASE)
 
     def _create(
-        self, name: str, image: str, memory_mib: int, cpus: int, nics: tuple[Nic, ...]
+        self,
+        name: str,
+        image: str,
+        memory_mib: int,
+        cpus: int,
+        nics: tuple[Nic, ...],
+        *,
+        known_as: str = "",
     ) -> None:
         """A container that is not started, with all its cards."""
         types, limit = self._engine.docker.types, memory_mib << 20
@@ -394,6 +437,7 @@ class ContainerHypervisor(Hypervisor):
                 cpuset_cpus=self._cpuset(name, cpus),
                 log_config=log,
                 ulimits=self._ulimits,
+                labels={_OWNER: "hypervouch", _LAUNCH: known_as},
                 **network,
             )
         if network.get("network") == spare:
@@ -538,33 +582,3 @@ class ContainerHypervisor(Hypervisor):
                 name, _, tag = reference.rpartition("/")[2].partition(":")
                 found.append((name, tag, reference))
         return found
-
-
-def _state(found: Any) -> GuestState:
-    state = found.attrs["State"]
-    status = state if isinstance(state, str) else state.get("Status", "")
-    if isinstance(state, dict) and state.get("OOMKilled") and status == "exited":
-        return GuestState.CRASHED
-    return _STATES.get(status, GuestState.SHUTOFF)
-
-
-def _memory(found: Any) -> int:
-    return int(found.attrs["HostConfig"].get("Memory") or 0) >> 20
-
-
-def _cpus(found: Any) -> int:
-    """Processors in its set, which is written as a list."""
-    return len(str(found.attrs["HostConfig"].get("CpusetCpus") or "0").split(","))
-
-
-def _started(found: Any) -> float:
-    """When it was last started, in seconds since the epoch."""
-    return datetime.fromisoformat(found.attrs["State"]["StartedAt"]).timestamp()
-
-
-def _network_name(name: str, nic: Nic) -> str:
-    return f"{name}-{nic.mac.replace(':', '').lower()}"
-
-
-def _mac(digits: str) -> str:
-    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))

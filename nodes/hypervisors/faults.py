@@ -5,6 +5,8 @@
 NodeUnavailable
   TransientFault    nobody's: the same call may work in a moment
   NodeFault         the node's: its daemon, disk or hypervisor is broken
+    LoginRefused        the operator's: another user, password, token or role
+    CertificateRefused  the operator's: another ca-file or pin, or somebody stands between
 ConfigError
   CallerFault       ours, or the operator's: there is no such guest, image or URL
 Unsupported         nobody's: the hypervisor cannot do that; data, not an error
@@ -22,6 +24,17 @@ class TransientFault(NodeUnavailable):
 
 class NodeFault(NodeUnavailable):
     """The node is broken, or its hypervisor is: it has to be cleaned or mended."""
+
+
+class LoginRefused(NodeFault):
+    """It does not take our user, password, token or role; that was tried once, for accounts lock.
+
+    Nobody tries it again by itself: another password or another role has to be given.
+    """
+
+
+class CertificateRefused(NodeFault):
+    """It showed another certificate than was expected, and was told nothing."""
 
 
 class CallerFault(ConfigError):

@@ -51,7 +51,7 @@ from nodes.hypervisors.ironic_link import (
     short,
 )
 from nodes.hypervisors.ironic_missing import MISSING
-from nodes.hypervisors.local import check_name, check_properties
+from nodes.hypervisors.local import check_name, check_properties, check_size
 from nodes.hypervisors.tcp_console import TcpConsole
 
 MARK = "hypervouch"
@@ -182,11 +182,18 @@ class IronicHypervisor(Hypervisor):
         except BaseException:
             # The first error is the one to be told.
             with suppress(CallerFault, NodeFault, TransientFault, Unsupported):
-                self.delete(spec.name)
+                self._undo(spec.name, str(node["uuid"]))
             raise
+
+    def _undo(self, name: str, uid: str) -> None:
+        """Give back the very node that a launch has taken."""
+        node = self._link.node(uid)
+        if _guest_of(node) == name:
+            self._take_back(name, node)
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
+        check_size(spec.memory_mib, spec.cpus)
         self.refuse_missing(spec)
         _need_disk(spec.image)
 
@@ -215,6 +222,8 @@ class IronicHypervisor(Hypervisor):
                 with suppress(CallerFault, NodeFault, TransientFault):
                     self._give_back(spec.name, uid)
                 raise
+        if self._find(spec.name) is not None:
+            raise CallerFault(f"there is a guest {spec.name} already") from refused
         raise TransientFault(
             f"no machine is free for {spec.name}" + (f": {refused.message}" if refused else ""),
             hint="wait for one, or give more: node and class in the URL",

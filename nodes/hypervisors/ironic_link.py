@@ -23,7 +23,14 @@ from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors import api_url, certificates
 from nodes.hypervisors.base import Access
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 
 OPTIONS = frozenset({"node", "class", "images", "deploy-s"})
 MICROVERSION = "1.61"
@@ -60,8 +67,8 @@ class Meaning:
 
 BY_STATUS: Mapping[int, Meaning] = {
     400: Meaning(CallerFault, "look at the URL's options and at the image"),
-    401: Meaning(NodeFault, "look at user and password: it was tried once"),
-    403: Meaning(NodeFault, "look at the user's role"),
+    401: Meaning(LoginRefused, "look at user and password: it was tried once"),
+    403: Meaning(LoginRefused, "look at the user's role"),
     404: Meaning(CallerFault, "look at the inventory"),
     406: Meaning(NodeFault, f"it takes an Ironic that knows API {MICROVERSION}: 15.0 or newer"),
     409: Meaning(Taken, "the node is locked: try again in a moment"),
@@ -369,9 +376,7 @@ def refused(
         meaning = Meaning(TransientFault, "look into Ironic's log")
     if issubclass(meaning.fault, TransientFault):
         return meaning.fault(text, hint=meaning.hint, retryable=True)
-    if meaning.fault is CallerFault:
-        return CallerFault(text, hint=meaning.hint)
-    return NodeFault(text, hint=meaning.hint)
+    return meaning.fault(text, hint=meaning.hint)
 
 
 def said(text: str) -> str:
@@ -392,7 +397,7 @@ def on_the_way(error: Exception, doing: str) -> HypervouchError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return NodeFault(
+            return CertificateRefused(
                 f"cannot {doing}: its certificate is not the one that was expected: {words}",
                 hint="set a ca-file, or pin it: certificate = its SHA-256",
             )

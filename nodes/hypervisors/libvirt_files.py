@@ -5,6 +5,7 @@ All of it happens on this machine; the results go to the hypervisor's host throu
 """
 
 import base64
+import functools
 import gzip
 import json
 import tempfile
@@ -25,11 +26,22 @@ _FOLDER, _FILE = 0o040755, 0o100644
 
 
 def image_format(path: Path) -> str:
-    """What qemu-img takes a disk image for.
+    """What qemu-img takes a disk image for; one that has not changed is looked at once.
 
     Raises:
         CallerFault: It cannot be read, or stands on another file.
     """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CallerFault(f"cannot read the disk image {path.name}: {error.strerror}") from error
+    return _format(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=64)
+def _format(path: Path, stamp: tuple[int, ...]) -> str:
+    """The same, which takes a process; `stamp` is another one once the file has changed."""
+    del stamp
     try:
         done = proc.run(["qemu-img", "info", "--output=json", str(path)], timeout_s=CONVERT_S)
     except proc.CommandFailed as error:

@@ -2,13 +2,16 @@
 """Guests of a libvirt host: made, started, stopped, paused, kept and removed."""
 
 import re
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import libvirt
 
 from ci.model.feature import Feature
 from nodes.hypervisors import libvirt_files as files
+from nodes.hypervisors import libvirt_marks as marks
 from nodes.hypervisors import libvirt_xml as xml
 from nodes.hypervisors.base import (
     PREFIX,
@@ -25,6 +28,7 @@ from nodes.hypervisors.libvirt_console import StreamConsole
 from nodes.hypervisors.libvirt_events import REBOOT
 from nodes.hypervisors.libvirt_flavour import Parts
 from nodes.hypervisors.libvirt_images import LibvirtImages
+from nodes.hypervisors.local import check_size
 
 NAME = re.compile(rf"^{PREFIX}[A-Za-z0-9-]{{1,37}}$")
 PRESS_AGAIN_S = 10.0
@@ -44,15 +48,29 @@ class LibvirtGuests(LibvirtImages):
 
     @operation()
     def cleanup(self) -> tuple[str, ...]:
-        """Remove every guest and volume that begins with PREFIX; returns their names."""
-        names = [domain.name() for domain in self.link.conn.listAllDomains()]
-        guests = [name for name in names if name.startswith(PREFIX)]
+        """Remove guests that carry our mark and our prefix, our files, networks and filters."""
+        domains = [domain for domain in self.link.conn.listAllDomains() if self.is_ours(domain)]
+        guests = [domain.name() for domain in domains]
         for name in guests:
             self.delete(name)
         left = [name for name in self.store.names() if name.startswith(PREFIX)]
         for name in left:
             self.remove_volume(name)
         return tuple(sorted({*guests, *left, *self.remove_networks()}))
+
+    def is_ours(self, domain: Any) -> bool:
+        """Whether a domain carries our prefix and our mark; one that just went does not."""
+        name = str(domain.name())
+        if not name.startswith(PREFIX):
+            return False
+        try:
+            if marks.is_marked(domain.XMLDesc()):
+                return True
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            return False
+        return marks.names(self.store.get(f"{name}.xml"), str(domain.UUIDString()))
 
     def remove_volume(self, name: str) -> None:
         """Remove a file of the store and what belongs to it."""
@@ -76,6 +94,7 @@ class LibvirtGuests(LibvirtImages):
                 f"{spec.name!r} is no name of a guest",
                 hint=f"{PREFIX} and then letters, digits and -, at most 40 characters",
             )
+        check_size(spec.memory_mib, spec.cpus)
         self.check_image(spec.image)
         self.flavour.check(spec)
         files.refuse_injection(spec.image, spec.files)
@@ -96,16 +115,54 @@ class LibvirtGuests(LibvirtImages):
     def launch(self, spec: GuestSpec) -> None:
         """Make and start a guest."""
         self.check(spec)
-        self.forget(spec.name)
+        with self.claimed(spec.name):
+            self.forget(spec.name)  # what an earlier one may have left
+            known_as = str(uuid.uuid4())
+            try:
+                self.keep_all_rules(spec.nics)
+                made = self.flavour.domain(spec, self.prepare(spec))
+                domain = self.link.conn.defineXML(marks.marked(made, known_as))
+                self.defined(spec, domain)
+                self.begin(domain)
+            except BaseException:
+                self._undo(spec.name, known_as)
+                raise
+            self.remember(domain)
+
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[None]:
+        """Have a free name for oneself while its guest is made: one can make the file.
+
+        Raises:
+            CallerFault: It is taken, or others launch it just now.
+        """
+        claim, taken = f"{marks.CLAIM}.{name}", f"there is a guest {name} on {self.url} already"
         try:
-            self.keep_all_rules(spec.nics)
-            domain = self.link.conn.defineXML(self.flavour.domain(spec, self.prepare(spec)))
-            self.defined(spec, domain)
-            self.begin(domain)
-        except BaseException:
-            self.delete(spec.name)
-            raise
-        self.remember(domain)
+            self.store.create(claim, 1)
+        except libvirt.libvirtError as error:
+            if self.store.find(claim) is None:
+                raise
+            raise CallerFault(
+                f"{taken}, or it is launched just now",
+                hint=f"choose another name, or remove {self.store.path(claim)}",
+            ) from error
+        try:
+            if self.find(name) is not None:
+                raise CallerFault(taken)
+            yield
+        finally:
+            self.store.remove(claim)
+
+    def _undo(self, name: str, known_as: str) -> None:
+        """Remove what this very launch has made: another one's guest may have the name."""
+        try:
+            domain = self.link.conn.lookupByUUIDString(known_as)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        else:
+            self._remove(domain)
+        self.forget(name)
 
     def keep_all_rules(self, nics: tuple[Nic, ...]) -> None:
         """Let libvirt know the rules of cards that have some."""
@@ -159,14 +216,23 @@ class LibvirtGuests(LibvirtImages):
 
     @operation(Feature.TERMINATE)
     def delete(self, name: str) -> None:
-        """End and remove a guest with all that was made for it; repeatable."""
+        """End and remove a guest with all that was made for it; repeatable.
+
+        Raises:
+            CallerFault: It lacks our mark.
+        """
         domain = self.find(name)
         if domain is not None:
-            root = xml.parse(domain.XMLDesc())
-            self._end(domain)
-            self.undefine(domain)
-            self.let_go(root)
+            if not self.is_ours(domain):
+                raise CallerFault(f"{name} on {self.url} is not ours: it lacks our mark")
+            self._remove(domain)
         self.forget(name)
+
+    def _remove(self, domain: Any) -> None:
+        root = xml.parse(domain.XMLDesc())
+        self._end(domain)
+        self.undefine(domain)
+        self.let_go(root)
 
     def let_go(self, root: xml.Element) -> None:
         """Remove what libvirt keeps for a domain, or a device of one, beside its definition."""
@@ -361,6 +427,7 @@ class LibvirtGuests(LibvirtImages):
             xml.set_text(root, "vcpu", str(cpus))
             root.find("vcpu").attrib.pop("current", None)  # type: ignore[union-attr]  # just set
 
+        check_size(memory_mib, cpus)
         domain = self.domain(name)
         self._end(domain)
         self.begin(self.redefine(domain, change))

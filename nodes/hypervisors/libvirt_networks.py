@@ -9,12 +9,12 @@ anew.
 Source: libvirt's formatnetwork.html and formatnwfilter.html.
 """
 
-import hashlib
 from typing import Any
 
 import libvirt
 
 from ci.model.feature import Feature
+from nodes.hypervisors import libvirt_marks as marks
 from nodes.hypervisors import libvirt_xml as xml
 from nodes.hypervisors.base import PREFIX, Nic, Rule
 from nodes.hypervisors.faults import CallerFault
@@ -36,12 +36,10 @@ class LibvirtNetworks(LibvirtFacts):
             raise CallerFault(f"{name!r} is no name of a network", hint=f"begin with {PREFIX}")
         if self._network(name) is not None:
             raise CallerFault(f"there is a network {name} on {self.url} already")
-        # A network device's name has 15 characters at most.
-        bridge = f"hv{hashlib.sha256(name.encode()).hexdigest()[:10]}"
         made = xml.element(
             "network",
             xml.element("name", content=name),
-            xml.element("bridge", name=bridge, stp="off", delay="0"),
+            xml.element("bridge", name=marks.bridge(name), stp="off", delay="0"),
         )
         self.link.conn.networkCreateXML(xml.text(made))
 
@@ -63,13 +61,18 @@ class LibvirtNetworks(LibvirtFacts):
 
     def remove_networks(self) -> tuple[str, ...]:
         """Remove all networks and filters of ours; returns the networks' names."""
-        ours = [name for name in self._networks() if name.startswith(PREFIX)]
+        named = [name for name in self._networks() if name.startswith(PREFIX)]
+        ours = [name for name in named if self._is_our_network(name)]
         for name in ours:
             self.delete_network(name)
         for found in self._filters():
-            if found.name().startswith(PREFIX):
+            if marks.is_our_filter(found.name()):
                 found.undefine()
         return tuple(ours)
+
+    def _is_our_network(self, name: str) -> bool:
+        found = self._network(name)
+        return found is not None and marks.is_our_network(found.XMLDesc())
 
     def _filters(self) -> list[Any]:
         """All filters; none where the daemon has no driver for them."""

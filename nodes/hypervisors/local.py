@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import socket
@@ -13,6 +14,9 @@ from nodes.hypervisors.base import PREFIX, GuestImage, HostStatus
 from nodes.hypervisors.faults import CallerFault, NodeFault
 
 _NAME = re.compile(rf"{re.escape(PREFIX)}[A-Za-z0-9-]{{1,{40 - len(PREFIX)}}}")
+
+MOST = (1 << 31) - 1
+"""MiB, or processors, that a number of 32 bits with a sign can tell."""
 
 
 def status() -> HostStatus:
@@ -41,6 +45,27 @@ def check_name(name: str) -> None:
         )
 
 
+def check_size(memory_mib: int, cpus: int) -> None:
+    """See that a guest may be that large, before anybody is asked: APIs count in 32 bits.
+
+    Raises:
+        CallerFault: It may not.
+    """
+    for number, what in ((memory_mib, "MiB of memory"), (cpus, "processors")):
+        if not 1 <= number <= MOST:
+            raise CallerFault(f"{number} {what} cannot be had", hint=f"use 1 to {MOST}")
+
+
+def check_disk_size(size_mib: int) -> None:
+    """See that a disk may be that large, before anybody is asked.
+
+    Raises:
+        CallerFault: It may not.
+    """
+    if not 1 <= size_mib <= MOST:
+        raise CallerFault(f"{size_mib} MiB of disk cannot be had", hint=f"use 1 to {MOST}")
+
+
 def check_properties(image: GuestImage, types: frozenset[str], modes: frozenset[str]) -> None:
     """See that Glance's properties of an image fit a hypervisor, as Nova's scheduler does.
 
@@ -54,6 +79,33 @@ def check_properties(image: GuestImage, types: frozenset[str], modes: frozenset[
                 f"the image is for {key} {wanted}",
                 hint=f"here it is {' or '.join(sorted(fitting))}",
             )
+
+
+@contextlib.contextmanager
+def claimed(where: str, name: str) -> Iterator[None]:
+    """Have a name for oneself while its guest is made, among all processes of this machine.
+
+    The claim is an abstract socket: one can bind it, and it ends with whoever did.
+
+    Args:
+        where: What the guest is of: an engine's socket.
+        name: Its name.
+
+    Raises:
+        CallerFault: Somebody else makes one of that name just now.
+    """
+    key = hashlib.sha256(f"{where} {name}".encode()).hexdigest()[:32]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+        try:
+            claim.bind(f"\0hypervouch-{key}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise NodeFault(f"cannot claim the name {name}: {error.strerror}") from error
+            raise CallerFault(
+                f"there is a guest {name} already: it is launched just now",
+                hint="choose another name",
+            ) from error
+        yield
 
 
 def refuse_disk(image: GuestImage, what: str) -> None:

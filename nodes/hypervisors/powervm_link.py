@@ -26,7 +26,13 @@ import httpx
 from ci.errors import HypervouchError
 from nodes.hypervisors import api_url, certificates
 from nodes.hypervisors.base import Access
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+)
 
 PORT = 12443
 _WEB = "http://www.ibm.com/xmlns/systems/power/firmware/web/mc/2012_10/"
@@ -275,7 +281,7 @@ def _refusal(answer: httpx.Response, doing: str) -> HypervouchError:
     words = f"HTTP {answer.status_code} {answer.reason_phrase}: {said}".rstrip(": ")
     message = f"cannot {doing}: {words}"
     if answer.status_code in _REFUSALS:
-        return NodeFault(message, hint="look at user and password: it was tried once")
+        return LoginRefused(message, hint="look at user and password: it was tried once")
     if answer.is_server_error or answer.status_code in _BUSY:
         return TransientFault(message, hint="try again in a moment", retryable=True)
     return NodeFault(message, hint="look into the console's log")
@@ -286,7 +292,7 @@ def _on_the_way(error: Exception, doing: str) -> HypervouchError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return NodeFault(
+            return CertificateRefused(
                 f"cannot {doing}: its certificate is not the one that was expected: {words}",
                 hint="set a ca-file, or pin it: certificate = its SHA-256",
             )

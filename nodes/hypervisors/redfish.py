@@ -35,7 +35,7 @@ from nodes.hypervisors.base import (
     Inventory,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
-from nodes.hypervisors.local import check_name, check_properties, disk_faults
+from nodes.hypervisors.local import check_name, check_properties, check_size, disk_faults
 from nodes.hypervisors.redfish_link import RedfishLink, address, short
 from nodes.hypervisors.redfish_missing import MISSING
 
@@ -153,6 +153,7 @@ class RedfishHypervisor(Hypervisor):
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
+        check_size(spec.memory_mib, spec.cpus)
         check_properties(spec.image, _TYPES, _MODES)
         self.refuse_missing(spec)
         if self._link.where.boot == "cd" and spec.image.disk is None:

@@ -26,7 +26,14 @@ from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors import api_url, certificates, requests_tls
 from nodes.hypervisors.base import Access
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 
 OPTIONS = frozenset({"images", "boot"})
 BOOTS = frozenset({"cd", "pxe", "hdd"})
@@ -48,8 +55,8 @@ class Meaning:
 
 BY_STATUS: Mapping[int, Meaning] = {
     400: Meaning(CallerFault, "look at the URL's options and at the image"),
-    401: Meaning(NodeFault, "look at user and password: it was tried once"),
-    403: Meaning(NodeFault, "look at the user's role"),
+    401: Meaning(LoginRefused, "look at user and password: it was tried once"),
+    403: Meaning(LoginRefused, "look at the user's role"),
     404: Meaning(CallerFault, "look at the URL's path: /redfish/v1/Systems lists them"),
     405: Meaning(Unsupported),
     409: Meaning(TransientFault, "it is busy: try again in a moment"),
@@ -233,15 +240,13 @@ def fault(
         return _on_the_way(error, doing, words)
     else:
         meaning = Meaning(NodeFault, _IS_IT)
-    if meaning.fault is Unsupported:
+    if issubclass(meaning.fault, Unsupported):
         if feature is not None:
             return Unsupported(feature, f"its controller says: {words}")
         return CallerFault(text)
     if meaning.fault is TransientFault:
         return TransientFault(text, hint=meaning.hint, retryable=True)
-    if meaning.fault is CallerFault:
-        return CallerFault(text, hint=meaning.hint)
-    return NodeFault(text, hint=meaning.hint)
+    return meaning.fault(text, hint=meaning.hint)
 
 
 def _meaning(status: int) -> Meaning:
@@ -257,7 +262,7 @@ def _on_the_way(error: Exception, doing: str, words: str) -> HypervouchError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return NodeFault(
+            return CertificateRefused(
                 f"cannot {doing}: its certificate is not the one that was expected: {words}",
                 hint="set a ca-file, or pin it: certificate = its SHA-256",
             )

@@ -8,17 +8,18 @@ Guests boot disks: images that are a kernel and an initial RAM disk are refused.
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from pyVmomi import vim
 
+from ci.errors import HypervouchError
 from ci.model.evidence import System
 from ci.model.feature import Feature
-from ci.model.result import Grade
 from nodes.hypervisors import libvirt_files as files
 from nodes.hypervisors import vcenter_devices as devices
 from nodes.hypervisors import vcenter_place
@@ -26,7 +27,6 @@ from nodes.hypervisors.base import (
     PREFIX,
     Access,
     Console,
-    DiskFormat,
     GuestImage,
     GuestInfo,
     GuestSpec,
@@ -34,26 +34,20 @@ from nodes.hypervisors.base import (
     HostStatus,
     Hypervisor,
     Inventory,
-    Nic,
-    Volume,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
-from nodes.hypervisors.local import check_name, check_properties
+from nodes.hypervisors.local import check_name, check_properties, check_size
 from nodes.hypervisors.tcp_console import TcpConsole
+from nodes.hypervisors.vcenter_core import STATES
 from nodes.hypervisors.vcenter_link import VcenterLink, address
 from nodes.hypervisors.vcenter_missing import MISSING
-from nodes.hypervisors.vcenter_store import Datastore
+from nodes.hypervisors.vcenter_volumes import VcenterVolumes
 
 MARK, _OWNER = "hypervouch.owner", "hypervouch"
 _RESCUED = "hypervouch.rescued"
-_SIMULATOR = "simulator"  # in the name that ours tells
-_REAL = frozenset({Grade.BARE, Grade.NESTED})
+_WHOLE = ("config.extraConfig", "runtime.powerState", "config.hardware.device")
+"""What has to be known of a machine before it is removed."""
 _TYPES, _MODES = frozenset({"vmware"}), frozenset({"hvm"})
-_STATES = {
-    "poweredOn": GuestState.RUNNING,
-    "poweredOff": GuestState.SHUTOFF,
-    "suspended": GuestState.SUSPENDED,
-}
 _LINE_PORTS = (20000, 32768)  # below those that hosts dial from
 
 
@@ -73,29 +67,12 @@ def connect(url: str, access: Access) -> "VcenterHypervisor":
         raise
 
 
-class VcenterHypervisor(Hypervisor):
+class VcenterHypervisor(VcenterVolumes):
     """One cluster; see `nodes.hypervisors.base` for the contract."""
 
     missing: ClassVar[Mapping[Feature, str]] = MISSING
     boots_disks: ClassVar[bool] = True
     migrates_within: ClassVar[bool] = True
-
-    def __init__(self, link: VcenterLink, access: Access) -> None:
-        """Find the place.
-
-        Raises:
-            CallerFault: It is not there, or it is a simulator, said to be more than that.
-        """
-        self._link = link
-        self._access = access
-        product = str(link.content.about.fullName)
-        if access.grade in _REAL and _SIMULATOR in product:
-            raise CallerFault(
-                f"{link.where.host} is {product!r}, which is no evidence of grade {access.grade}",
-                hint=f"say grade: {Grade.SIMULATOR}",
-            )
-        self._place = vcenter_place.find(link)
-        self._store = Datastore(link, self._place)
 
     # Host --------------------------------------------------------------------------------
 
@@ -135,15 +112,14 @@ class VcenterHypervisor(Hypervisor):
         paths = ("name", "runtime.powerState", "snapshot")
         for _, told in self._link.all(vim.VirtualMachine, self._place.cluster, *paths):
             name = str(told.get("name", ""))
-            guests[name] = _STATES.get(told.get("runtime.powerState", ""), GuestState.CRASHED)
+            guests[name] = STATES.get(told.get("runtime.powerState", ""), GuestState.CRASHED)
             tree = told["snapshot"].rootSnapshotList if told.get("snapshot") else ()
             snapshots |= {f"{name}/{one.name}" for one in _flat(tree)}
-        networks = self._link.props(self._place.cluster, "network").get("network", ())
-        names = {str(self._link.props(one, "name").get("name", "")) for one in networks}
+        networks = vcenter_place.networks_of(self._link, self._place.cluster)
         return Inventory(
             guests=guests,
             volumes=frozenset(self._store.volume_names()),
-            networks=frozenset(names),
+            networks=frozenset(networks),
             snapshots=frozenset(snapshots),
         )
 
@@ -153,7 +129,7 @@ class VcenterHypervisor(Hypervisor):
         found = list(self._link.all(vim.VirtualMachine, self._place.cluster, *paths))
         ours = [(str(told["name"]), one) for one, told in found if _is_ours(told)]
         for name, guest in ours:
-            self._remove(name, guest)
+            self._remove(name, guest, self._link.props(guest, *_WHOLE))
         guests = sorted(name for name, _ in ours)
         theirs = {told.get("name", "") for _, told in found} - set(guests)
         for name in sorted(self._store.guest_folders() - theirs):
@@ -174,24 +150,35 @@ class VcenterHypervisor(Hypervisor):
         self._check(spec)
         if self._find(spec.name) is not None:
             raise CallerFault(f"there is a guest {spec.name} already")
+        folder, known_as = self._store.claim(spec.name), str(uuid4())
         try:
-            self._make(spec)
-            self.start(spec.name)
+            made = self._make(spec, folder, known_as)
+            self._run(f"start {spec.name}", made.PowerOnVM_Task, Feature.REBOOT)
         except BaseException:
             # The first error is the one to be told.
-            with suppress(CallerFault, NodeFault, TransientFault):
-                self.delete(spec.name)
+            with suppress(HypervouchError, Unsupported):
+                self._undo(spec.name, folder, known_as)
             raise
+
+    def _undo(self, name: str, folder: str, known_as: str) -> None:
+        """Remove what this very launch has made: another one's guest may have the name."""
+        index, where = self._link.content.searchIndex, self._place.datacenter
+        guest = self._link.call(
+            f"look for {name}",
+            lambda: index.FindByUuid(where, known_as, vmSearch=True, instanceUuid=True),
+        )
+        if guest is not None:
+            self._remove(name, guest, self._link.props(guest, *_WHOLE))
+        self._store.remove(folder)
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
         self.refuse_missing(spec)
-        devices.check_memory(spec.memory_mib)
+        check_size(spec.memory_mib, spec.cpus)
         self._need_disk(spec.image)
 
-    def _make(self, spec: GuestSpec) -> None:
-        folder = f"{self._store.home}/{spec.name}"
-        self._store.mkdir(folder)
+    def _make(self, spec: GuestSpec, folder: str, known_as: str) -> Any:
+        """Its machine; `known_as` is its instance UUID, as Nova gives it one."""
         root = self._store.write_image(spec.image, f"{folder}/root.vmdk")
         changes = [*devices.controllers(), devices.disk(root, 0)]
         for at, nic in enumerate(spec.nics):
@@ -206,6 +193,7 @@ class VcenterHypervisor(Hypervisor):
         ]
         config = vim.vm.ConfigSpec(
             name=spec.name,
+            instanceUuid=known_as,
             memoryMB=spec.memory_mib,
             numCPUs=spec.cpus,
             guestId="otherLinux64Guest",
@@ -217,7 +205,7 @@ class VcenterHypervisor(Hypervisor):
         place, host = self._place, None
         if place.drs == "off":  # then nobody chooses a host for us
             host = next(iter(self._usable_hosts()))
-        self._link.run(
+        return self._link.run(
             f"make {spec.name}",
             lambda: place.folder.CreateVM_Task(config, place.pool, host),
             Feature.LAUNCH,
@@ -231,7 +219,7 @@ class VcenterHypervisor(Hypervisor):
         found = told.get("config.hardware.device", ())
         host = told.get("runtime.host")
         return GuestInfo(
-            state=_STATES.get(told.get(paths[0], ""), GuestState.CRASHED),
+            state=STATES.get(told.get(paths[0], ""), GuestState.CRASHED),
             memory_mib=int(told.get(paths[1], 0)),
             cpus=int(told.get(paths[2], 0)),
             volumes=devices.volume_names(found, self._store.path(f"{self._store.volumes}/")),
@@ -253,22 +241,29 @@ class VcenterHypervisor(Hypervisor):
         # Its files must not go while it is there, perhaps in a folder of somebody's.
         guest = self._find(name) or vcenter_place.machine(self._link, self._place, name)
         if guest is not None:
-            if self._option(guest, MARK) != _OWNER:
+            told = self._link.props(guest, *_WHOLE)
+            if not _has_mark(told):
                 raise CallerFault(f"{name} is not ours: it lacks our mark {MARK}")
-            self._remove(name, guest)
+            self._remove(name, guest, told)
         self._store.remove(f"{self._store.home}/{name}")
 
-    def _remove(self, name: str, guest: Any) -> None:
-        """By the machine itself: somebody may have put it into another folder."""
-        self._halt(name, guest)
-        self._keep_volumes(name, guest)
+    def _remove(self, name: str, guest: Any, told: Mapping[str, Any]) -> None:
+        """By the machine itself: somebody may have put it into another folder.
+
+        Args:
+            name: What it is called in messages.
+            guest: vCenter's.
+            told: Its properties _WHOLE.
+        """
+        if told.get("runtime.powerState") != "poweredOff":
+            self._run(f"power off {name}", guest.PowerOffVM_Task, Feature.TERMINATE)
+        self._keep_volumes(name, guest, told.get("config.hardware.device", ()))
         self._run(f"remove {name}", guest.Destroy_Task, Feature.TERMINATE)
 
-    def _keep_volumes(self, name: str, guest: Any) -> None:
+    def _keep_volumes(self, name: str, guest: Any, found: Iterable[Any]) -> None:
         """Destroying a machine deletes each disk that it has."""
         prefix = self._store.path(f"{self._store.volumes}/")
-        attached = devices.disks(self._devices(guest))
-        kept = [one for one in attached if one.backing.fileName.startswith(prefix)]
+        kept = [one for one in devices.disks(found) if one.backing.fileName.startswith(prefix)]
         if kept:
             config = vim.vm.ConfigSpec(deviceChange=[devices.remove(one) for one in kept])
             task = partial(guest.ReconfigVM_Task, config)
@@ -339,7 +334,7 @@ class VcenterHypervisor(Hypervisor):
 
     def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
         """Off, changed, on."""
-        devices.check_memory(memory_mib)
+        check_size(memory_mib, cpus)
         config = vim.vm.ConfigSpec(memoryMB=memory_mib, numCPUs=cpus)
         with self._off(name) as guest:
             self._run(f"resize {name}", lambda: guest.ReconfigVM_Task(config), Feature.RESIZE)
@@ -384,78 +379,6 @@ class VcenterHypervisor(Hypervisor):
             self._reconfigure(name, own, Feature.RESCUE, {_RESCUED: ""})
             self._store.delete_disk(self._store.path(f"{self._store.home}/{name}/rescue.vmdk"))
 
-    # Volumes and cards -------------------------------------------------------------------
-
-    def create_volume(
-        self, name: str, size_mib: int, *, shared: bool = False, secret: str = ""
-    ) -> Volume:
-        """A virtual disk in our folder; what several write to is zeroed at once, as VMFS wants."""
-        check_name(name)
-        if secret:
-            self.cannot(Feature.ENCRYPTED_VOLUME)
-        if name in self._store.volume_names():
-            raise CallerFault(f"there is a volume {name} already")
-        self._store.mkdir(self._store.volumes)
-        kind = "eagerZeroedThick" if shared else "thin"
-        path = self._store.volume_path(name)
-        self._store.create_disk(path, size_mib << 10, kind)
-        return Volume(
-            name=name, size_mib=size_mib, path=path, format=DiskFormat.VMDK, shared=shared
-        )
-
-    def delete_volume(self, volume: Volume) -> None:
-        """Remove its files."""
-        if volume.name in self._store.volume_names():
-            self._store.delete_disk(volume.path)
-
-    def volume_bytes(self, volume: Volume, count: int) -> bytes:
-        """From the flat file beside the descriptor."""
-        path = volume.path.partition("] ")[2].removesuffix(".vmdk") + "-flat.vmdk"
-        return self._store.read(path, first=count)
-
-    def attach_volume(self, name: str, volume: Volume, *, tag: str = "") -> None:
-        """The next place on the guest's SCSI bus."""
-        if tag:
-            self.cannot(Feature.ATTACH_TAGGED_VOLUME)
-        found = self._devices(self._guest(name))
-        if devices.find_disk(found, volume) is not None:
-            raise CallerFault(f"{volume.name} is attached to {name} already")
-        change = devices.disk(volume.path, devices.free_unit(found), shared=volume.shared)
-        self._reconfigure(name, [change], Feature.ATTACH_VOLUME)
-
-    def detach_volume(self, name: str, volume: Volume) -> None:
-        """Its files stay."""
-        change = devices.remove(self._attached(name, volume))
-        self._reconfigure(name, [change], Feature.DETACH_VOLUME)
-
-    def extend_volume(self, name: str, volume: Volume, size_mib: int) -> Volume:
-        """Under the running guest."""
-        attached = self._attached(name, volume)
-        attached.capacityInKB = size_mib << 10
-        attached.capacityInBytes = size_mib << 20
-        self._reconfigure(name, [devices.edit(attached)], Feature.EXTEND_VOLUME)
-        return Volume(
-            name=volume.name,
-            size_mib=size_mib,
-            path=volume.path,
-            format=volume.format,
-            shared=volume.shared,
-        )
-
-    def attach_interface(self, name: str, nic: Nic) -> None:
-        """A vmxnet3 card on the URL's network."""
-        if nic.tag:
-            self.cannot(Feature.ATTACH_TAGGED_INTERFACE)
-        change = devices.card(nic, self._place.network, self._place.network_name, -400)
-        self._reconfigure(name, [change], Feature.ATTACH_INTERFACE)
-
-    def detach_interface(self, name: str, nic: Nic) -> None:
-        """By its address."""
-        found = devices.find_card(self._devices(self._guest(name)), nic)
-        if found is None:
-            raise CallerFault(f"{name} has no card {nic.mac}")
-        self._reconfigure(name, [devices.remove(found)], Feature.DETACH_INTERFACE)
-
     # Hosts -------------------------------------------------------------------------------
 
     def live_migrate(self, name: str, to: Hypervisor, *, block: bool = False) -> None:
@@ -491,51 +414,6 @@ class VcenterHypervisor(Hypervisor):
                 hint="look at the cluster's hosts in vCenter",
             )
         return found
-
-    def _find(self, name: str) -> Any | None:
-        index, folder = self._link.content.searchIndex, self._place.folder
-        found = self._link.call(f"look for {name}", lambda: index.FindChild(folder, name))
-        return found if isinstance(found, vim.VirtualMachine) else None
-
-    def _guest(self, name: str) -> Any:
-        check_name(name)
-        found = self._find(name)
-        if found is None:
-            raise CallerFault(f"there is no guest {name}", hint="look at the inventory")
-        return found
-
-    def _state(self, guest: Any) -> GuestState:
-        told = self._link.props(guest, "runtime.powerState")
-        return _STATES.get(told.get("runtime.powerState", ""), GuestState.CRASHED)
-
-    def _devices(self, guest: Any) -> list[Any]:
-        told = self._link.props(guest, "config.hardware.device")
-        return list(told.get("config.hardware.device", ()))
-
-    def _option(self, guest: Any, key: str) -> str:
-        told = self._link.props(guest, "config.extraConfig").get("config.extraConfig", ())
-        return next((str(one.value) for one in told if one.key == key), "")
-
-    def _attached(self, name: str, volume: Volume) -> Any:
-        found = devices.find_disk(self._devices(self._guest(name)), volume)
-        if found is None:
-            raise CallerFault(f"{volume.name} is not attached to {name}")
-        return found
-
-    def _run(self, doing: str, what: Callable[[], Any], feature: Feature) -> Any:
-        return self._link.run(doing, what, feature)
-
-    def _reconfigure(
-        self,
-        name: str,
-        changes: list[Any],
-        feature: Feature,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        told = [vim.option.OptionValue(key=k, value=v) for k, v in (options or {}).items()]
-        config = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=told)
-        guest = self._guest(name)
-        self._run(f"change {name}", lambda: guest.ReconfigVM_Task(config), feature)
 
     @contextmanager
     def _off(self, name: str) -> Iterator[Any]:
@@ -592,6 +470,9 @@ def _is_uefi(spec: GuestSpec) -> bool:
 
 
 def _is_ours(told: Mapping[str, Any]) -> bool:
+    return _has_mark(told) and str(told.get("name", "")).startswith(PREFIX)
+
+
+def _has_mark(told: Mapping[str, Any]) -> bool:
     options = told.get("config.extraConfig", ())
-    marked = any((one.key, one.value) == (MARK, _OWNER) for one in options)
-    return marked and str(told.get("name", "")).startswith(PREFIX)
+    return any((one.key, one.value) == (MARK, _OWNER) for one in options)

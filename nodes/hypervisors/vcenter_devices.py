@@ -14,34 +14,19 @@ from pyVmomi import vim
 from nodes.hypervisors.base import Nic, Volume
 from nodes.hypervisors.faults import CallerFault
 
-SCSI, SATA = 1000, 15000
+SCSI, IDE = 1000, 200
 _OWN_UNIT = 7  # the controller's own place on its bus
 _UNITS = 16
 _ROOT_UNIT = 0
-_MOST_MIB = (1 << 31) - 1
 
 _Spec = vim.vm.device.VirtualDeviceSpec
 _ADD, _EDIT, _REMOVE = _Spec.Operation.add, _Spec.Operation.edit, _Spec.Operation.remove
 
 
-def check_memory(memory_mib: int) -> None:
-    """See that a size can be told: what vCenter says of it has 32 bits and a sign.
-
-    Raises:
-        CallerFault: It cannot.
-    """
-    if memory_mib > _MOST_MIB:
-        raise CallerFault(
-            f"{memory_mib} MiB of memory are more than vCenter can count",
-            hint=f"use at most {_MOST_MIB}",
-        )
-
-
 def controllers() -> list[Any]:
-    """A paravirtual SCSI controller for disks, and AHCI for the config drive."""
+    """A paravirtual SCSI controller for disks; IDE, for the config drive, each machine has."""
     scsi = vim.vm.device.ParaVirtualSCSIController(key=SCSI, busNumber=0, sharedBus="noSharing")
-    sata = vim.vm.device.VirtualAHCIController(key=SATA, busNumber=0)
-    return [_Spec(operation=_ADD, device=scsi), _Spec(operation=_ADD, device=sata)]
+    return [_Spec(operation=_ADD, device=scsi)]
 
 
 def disk(path: str, unit: int, *, shared: bool = False) -> Any:
@@ -72,10 +57,10 @@ def macs(devices: Iterable[Any]) -> frozenset[str]:
 
 
 def config_drive(path: str) -> Any:
-    """A CD with an ISO image of a datastore."""
+    """A CD with an ISO image of a datastore; kernels made for clouds know IDE and no AHCI."""
     device = vim.vm.device.VirtualCdrom(
         key=-200,
-        controllerKey=SATA,
+        controllerKey=IDE,
         unitNumber=0,
         backing=vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=path),
         connectable=vim.vm.device.VirtualDevice.ConnectInfo(

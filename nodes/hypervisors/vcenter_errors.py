@@ -16,7 +16,14 @@ from pyVmomi import vim, vmodl
 
 from ci.errors import HypervouchError
 from ci.model.feature import Feature
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 
 _AGAIN = "try again in a moment"
 _RIGHTS = "look at the rights of the user's role in vCenter"
@@ -40,7 +47,7 @@ class Meaning:
 BY_FAULT: tuple[tuple[type[Exception], Meaning], ...] = (
     (
         vim.fault.InvalidLogin,
-        Meaning(NodeFault, "look at user and password: it was tried once"),
+        Meaning(LoginRefused, "look at user and password: it was tried once"),
     ),
     (vim.fault.NotAuthenticated, Meaning(TransientFault, "the session has ended: try again")),
     (vim.fault.NoPermission, Meaning(NodeFault, _RIGHTS)),
@@ -90,22 +97,20 @@ def fault(
     if not isinstance(error, vmodl.MethodFault):
         return _on_the_way(error, doing)
     what = meaning(error)
-    if what.fault is Unsupported:
+    if issubclass(what.fault, Unsupported):
         if feature is not None:
             return Unsupported(feature, f"vCenter says: {told(error)}")
         return CallerFault(f"cannot {doing}: {told(error)}")
     text = f"cannot {doing}: {told(error)}"
     if what.fault is TransientFault:
         return TransientFault(text, hint=what.hint, retryable=True)
-    if what.fault is CallerFault:
-        return CallerFault(text, hint=what.hint)
-    return NodeFault(text, hint=what.hint)
+    return what.fault(text, hint=what.hint)
 
 
 def _on_the_way(error: Exception, doing: str) -> HypervouchError:
     """TLS, TCP, HTTP, and answers that are no vCenter's."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return NodeFault(
+        return CertificateRefused(
             f"cannot {doing}: its certificate is not the one that was expected: {error}",
             hint="set a ca-file, or pin it: certificate = its SHA-256",
         )
@@ -115,7 +120,7 @@ def _on_the_way(error: Exception, doing: str) -> HypervouchError:
     if isinstance(error, (ExpatError, NoSoap)):
         return NodeFault(f"cannot {doing}: its answer is no SOAP: {text}", hint="is it a vCenter?")
     if isinstance(error, http.client.HTTPException) and text[:3] in {"401", "403"}:
-        return NodeFault(f"cannot {doing}: HTTP {text}", hint=_RIGHTS)
+        return LoginRefused(f"cannot {doing}: HTTP {text}", hint=_RIGHTS)
     return TransientFault(f"cannot {doing}: {text}", hint="look whether it runs", retryable=True)
 
 
@@ -137,3 +142,19 @@ def translated(doing: str, feature: Feature | None = None) -> Iterator[None]:
         yield
     except (vmodl.MethodFault, *ON_THE_WAY) as error:
         raise fault(error, doing, feature) from error
+
+
+@contextmanager
+def at_login(doing: str) -> Iterator[None]:
+    """The same for a login, which a role can forbid too.
+
+    Raises:
+        LoginRefused: It does not take us.
+    """
+    try:
+        with translated(doing):
+            yield
+    except NodeFault as error:
+        if isinstance(error.__cause__, vim.fault.NoPermission):
+            raise LoginRefused(error.message, hint=_RIGHTS) from error.__cause__
+        raise

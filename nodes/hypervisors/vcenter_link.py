@@ -8,7 +8,7 @@ a refused login is never tried again, so that no account is locked.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +23,12 @@ from ci.model.feature import Feature
 from nodes.hypervisors import api_url, certificates, vcenter_versions
 from nodes.hypervisors.base import Access
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
-from nodes.hypervisors.vcenter_errors import ON_THE_WAY, fault, translated
+from nodes.hypervisors.vcenter_errors import ON_THE_WAY, at_login, fault, translated
 from nodes.hypervisors.vcenter_stub import stub
 
 OPTIONS = frozenset({"datastore", "network"})
 PAGE = 500
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 0.5
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.5
 # A file that is not there yet, or has nothing in it yet.
 _NOTHING = (HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 _TAKEN = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.PARTIAL_CONTENT)
@@ -110,7 +110,7 @@ class VcenterLink:
         self._password = access.password
         self._lock = threading.Lock()
         self._session = 0
-        self._refused: vim.fault.InvalidLogin | None = None
+        self._refused: vmodl.MethodFault | None = None
         context = certificates.context(access)
         version = vcenter_versions.find(where.host, where.port, context, access.timeout_s)
         with translated(self.doing):
@@ -133,7 +133,8 @@ class VcenterLink:
 
     def _log_in(self, stale: int) -> None:
         """Open a session, unless another thread has done so since `stale` was the current one."""
-        with self._lock, translated(f"log in to {self.where.host} as {self.where.user}"):
+        doing = f"log in to {self.where.host} as {self.where.user}"
+        with self._lock, at_login(doing):
             if self._refused is not None:
                 raise self._refused
             if self._session == stale:
@@ -144,7 +145,7 @@ class VcenterLink:
                     self._stub.cookie = ""
                 try:
                     self.content.sessionManager.Login(self.where.user, self._password, None)
-                except vim.fault.InvalidLogin as error:
+                except (vim.fault.InvalidLogin, vim.fault.NoPermission) as error:
                     self._refused = error
                     raise
                 self._session += 1
@@ -197,20 +198,41 @@ class VcenterLink:
             lambda: self.content.viewManager.CreateContainerView(below, [kind], recursive=True),
         )
         try:
-            yield from self._pages(doing, view, kind, paths)
+            yield from self.along(view, "view", kind, *paths, doing=doing)
         finally:
             with suppress(vmodl.MethodFault, *ON_THE_WAY):
                 view.Destroy()
 
+    def along(
+        self, thing: Any, path: str, kind: Any, *paths: str, doing: str = ""
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """All objects that a property of one object lists, with properties, a page at a time.
+
+        Raises:
+            NodeUnavailable: They cannot be read.
+        """
+        collector = vmodl.query.PropertyCollector
+        through = collector.TraversalSpec(name=path, type=type(thing), path=path, skip=False)
+        where = collector.ObjectSpec(obj=thing, skip=True, selectSet=[through])
+        return self._pages(doing or f"list each {path}", [where], kind, paths)
+
+    def several(
+        self, things: Sequence[Any], kind: Any, *paths: str
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Properties of several objects of a kind, a page at a time; one that went is left out.
+
+        Raises:
+            NodeUnavailable: They cannot be read.
+        """
+        where = [vmodl.query.PropertyCollector.ObjectSpec(obj=one) for one in things]
+        return self._pages(f"read {paths[0]}", where, kind, paths) if where else iter(())
+
     def _pages(
-        self, doing: str, view: Any, kind: Any, paths: tuple[str, ...]
+        self, doing: str, where: Sequence[Any], kind: Any, paths: tuple[str, ...]
     ) -> Iterator[tuple[Any, dict[str, Any]]]:
         collector = vmodl.query.PropertyCollector
-        through = collector.TraversalSpec(
-            name="view", type=vim.view.ContainerView, path="view", skip=False
-        )
         wanted = collector.FilterSpec(
-            objectSet=[collector.ObjectSpec(obj=view, skip=True, selectSet=[through])],
+            objectSet=list(where),
             propSet=[collector.PropertySpec(type=kind, pathSet=list(paths))],
             reportMissingObjectsInResults=True,
         )
@@ -246,6 +268,8 @@ class VcenterLink:
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline, pause = time.monotonic() + limit, _FIRST_LOOK_S
         while True:
+            time.sleep(pause)  # no task has ended when its reference comes
+            pause = min(pause * 2, _LAST_LOOK_S)
             told = self.props(task, "info.state", "info.result", "info.error", doing=doing)
             state = told.get("info.state")
             if state == vim.TaskInfo.State.success:
@@ -261,8 +285,6 @@ class VcenterLink:
                     hint="look at the task in vCenter",
                     retryable=True,
                 )
-            time.sleep(pause)
-            pause = min(pause * 2, _LAST_LOOK_S)
 
     def wait(self, seen: Callable[[], bool]) -> bool:
         """Look until something is seen; whether it was within the time of one call."""

@@ -5,15 +5,16 @@ A cluster has datastores that all its hosts share, and often disks of single hos
 guest stays where it was made. DRS may place guests and move them by itself, or is off.
 """
 
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
 
+from ci import plain
 from nodes.hypervisors import vcenter_devices as devices
 from nodes.hypervisors.base import PREFIX
-from nodes.hypervisors.faults import CallerFault, TransientFault
+from nodes.hypervisors.faults import CallerFault
 from nodes.hypervisors.vcenter_link import VcenterLink
 
 _DRS = ("configurationEx.drsConfig.enabled", "configurationEx.drsConfig.defaultVmBehavior")
@@ -70,10 +71,12 @@ def find(link: VcenterLink) -> Place:
     clusters = _named(link, vim.ClusterComputeResource, datacenter)
     cluster_name = _pick("cluster", clusters, where.cluster)
     cluster = clusters[cluster_name]
-    told = link.props(cluster, "datastore", "network", "resourcePool", "host", *_DRS)
-    datastores = {_name(link, one): one for one in told.get("datastore", ())}
-    reach = {name: _reach(link, one) for name, one in datastores.items()}
-    networks = {_name(link, one): one for one in told.get("network", ())}
+    told = link.props(cluster, "resourcePool", "host", *_DRS)
+    listed = link.along(cluster, "datastore", vim.Datastore, "name", "host")
+    stores = {str(its.get("name", "")): (one, _reach(its.get("host", ()))) for one, its in listed}
+    datastores = {name: one for name, (one, _) in stores.items()}
+    reach = {name: hosts for name, (_, hosts) in stores.items()}
+    networks = networks_of(link, cluster)
     # Where none is named, any will do that most hosts share.
     most = max(map(len, reach.values()), default=0)
     named = where.options.get("datastore", "")
@@ -122,9 +125,18 @@ def machine(link: VcenterLink, place: Place, name: str) -> Any | None:
     return next((one for one, told in found if told.get("name") == name), None)
 
 
-def _reach(link: VcenterLink, datastore: Any) -> frozenset[str]:
-    """The hosts that can write to a datastore now."""
-    mounts = link.props(datastore, "host").get("host", ())
+def networks_of(link: VcenterLink, cluster: Any) -> dict[str, Any]:
+    """What a cluster's machines can be on, by name.
+
+    Raises:
+        NodeUnavailable: It cannot be read.
+    """
+    listed = link.along(cluster, "network", vim.Network, "name")
+    return {str(told.get("name", "")): one for one, told in listed}
+
+
+def _reach(mounts: Iterable[Any]) -> frozenset[str]:
+    """The hosts that can write to a datastore now, of those that mount it."""
     return frozenset(
         one.key._GetMoId()  # noqa: SLF001 - its only name
         for one in mounts
@@ -140,26 +152,22 @@ def line_ports(link: VcenterLink, place: Place) -> set[int]:
     Raises:
         NodeUnavailable: They cannot be read.
     """
-    taken = set()
-    for guest, told in list(link.all(vim.VirtualMachine, place.cluster, "name")):
-        if str(told.get("name", "")).startswith(PREFIX):
-            with suppress(TransientFault):  # removed meanwhile
-                found = link.props(guest, "config.hardware.device")
-                taken.add(devices.line_port(found.get("config.hardware.device", ())))
-    return taken
+    listed = link.all(vim.VirtualMachine, place.cluster, "name")
+    ours = [one for one, told in listed if str(told.get("name", "")).startswith(PREFIX)]
+    path = "config.hardware.device"
+    return {
+        devices.line_port(told.get(path, ()))
+        for _, told in link.several(ours, vim.VirtualMachine, path)
+    }
 
 
 def _named(link: VcenterLink, kind: Any, below: Any) -> dict[str, Any]:
     return {told.get("name", ""): thing for thing, told in link.all(kind, below, "name")}
 
 
-def _name(link: VcenterLink, thing: Any) -> str:
-    return str(link.props(thing, "name").get("name", ""))
-
-
 def _pick(what: str, found: dict[str, Any], wanted: str, *, first: bool = False) -> str:
     """The name of one of several things."""
-    names = ", ".join(sorted(found)) or "none"
+    names = plain.names(found)
     if wanted:
         if wanted not in found:
             raise CallerFault(f"there is no {what} {wanted!r}", hint=f"there are: {names}")

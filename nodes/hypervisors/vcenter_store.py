@@ -31,6 +31,7 @@ class Datastore:
     def __init__(self, link: VcenterLink, place: Place) -> None:
         self._link = link
         self._place = place
+        self._browses: Any = None
         vcenter = str(link.content.about.instanceUuid or "")[:8]
         cluster = place.cluster._GetMoId()  # noqa: SLF001 - pyvmomi's own name for it
         self.home = f"{HOME}/{'.'.join(filter(None, (cluster, vcenter)))}"
@@ -58,7 +59,7 @@ class Datastore:
 
     def _list(self, folder: str, spec: Any) -> list[str]:
         """Names of what is in a folder and fits; nothing where it is not there."""
-        browser = self._link.props(self._place.datastore, "browser")["browser"]
+        browser = self._browser()
         try:
             found = self._link.run(
                 f"list {folder}", lambda: browser.SearchDatastore_Task(self.path(folder), spec)
@@ -69,19 +70,53 @@ class Datastore:
             raise
         return [str(one.path).rstrip("/").rpartition("/")[2] for one in found.file]
 
+    def _browser(self) -> Any:
+        """A datastore has one, and keeps it."""
+        if self._browses is None:
+            self._browses = self._link.props(self._place.datastore, "browser")["browser"]
+        return self._browses
+
     def mkdir(self, folder: str) -> None:
         """Make a folder and those above it; repeatable."""
+        self._mkdir(folder, parents=True)
+
+    def claim(self, name: str) -> str:
+        """Make a guest's folder, which one launch alone can: whoever made it may undo it.
+
+        Raises:
+            CallerFault: It is there already.
+        """
+        folder = f"{self.home}/{name}"
+        try:
+            made = self._mkdir(folder, parents=False)
+        except (NodeFault, TransientFault) as error:
+            if not isinstance(error.__cause__, vim.fault.FileNotFound):
+                raise
+            self.mkdir(self.home)  # the cluster's first guest
+            made = self._mkdir(folder, parents=False)
+        if not made:
+            raise CallerFault(
+                f"there is a guest {name} already, or a folder that one has left: "
+                f"{self.path(folder)}",
+                hint="choose another name, or delete that one",
+            )
+        return folder
+
+    def _mkdir(self, folder: str, *, parents: bool) -> bool:
+        """Whether it was not there before; of those above it that is not told."""
         manager, place = self._link.content.fileManager, self._place
         try:
             self._link.call(
                 f"make {folder}",
                 lambda: manager.MakeDirectory(
-                    self.path(folder), place.datacenter, createParentDirectories=True
+                    self.path(folder), place.datacenter, createParentDirectories=parents
                 ),
             )
         except CallerFault as error:
             if not isinstance(error.__cause__, vim.fault.FileAlreadyExists):
                 raise
+            return False
+        return True
 
     def remove(self, path: str) -> None:
         """Remove a file or a whole folder; repeatable."""

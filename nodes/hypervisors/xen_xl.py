@@ -25,7 +25,7 @@ from nodes.hypervisors.base import (
     Screen,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
-from nodes.hypervisors.local import check_name
+from nodes.hypervisors.local import check_name, check_size
 from nodes.hypervisors.shell_link import ShellLink
 from nodes.hypervisors.xen_devices import XlDevices
 from nodes.hypervisors.xen_host import IMAGES, VOLUMES, read_record
@@ -69,9 +69,13 @@ class XlHypervisor(XlDevices, XlImages):
     migrates_within: ClassVar[bool] = True
 
     def cleanup(self) -> tuple[str, ...]:
-        """Remove every guest, volume and network of ours, and the kernels that were kept."""
+        """Remove every guest, volume and network of ours, and the kernels that were kept.
+
+        A guest is ours by its prefix and by the folder that we made for it.
+        """
         found = self.inventory()
-        guests = sorted(name for name in found.guests if name.startswith(PREFIX))
+        folders = self._look()[1]
+        guests = sorted(n for n in found.guests if n.startswith(PREFIX) and n in folders)
         volumes = sorted(name for name in found.volumes if name.startswith(PREFIX))
         for name in guests:
             self.delete(name)
@@ -87,6 +91,7 @@ class XlHypervisor(XlDevices, XlImages):
     def launch(self, spec: GuestSpec) -> None:
         """Make and start a guest."""
         check_name(spec.name)
+        check_size(spec.memory_mib, spec.cpus)
         self._check(spec)
         domains, ours, *_ = self._look()
         if spec.name in domains or spec.name in ours:
@@ -105,11 +110,11 @@ class XlHypervisor(XlDevices, XlImages):
             networks={nic.mac: nic.network for nic in spec.nics if nic.network},
             guarded=tuple(nic.mac for nic in spec.nics if nic.rules is not None),
         )
-        place = self._place(spec.name)
+        place = self._claim(spec.name)
         text = xen_words.configuration(spec.name, record, self._kind, place, self._bridge)
         try:
-            make = 'mkdir -p "$1" && truncate -s "$2" "$1/disk.img"'
-            self._sh(make, place, f"{0 if record.root else _ROOT_MIB}M")
+            size = f"{0 if record.root else _ROOT_MIB}M"
+            self._sh('truncate -s "$2" "$1/disk.img"', place, size)
             if spec.config_drive is not None:
                 drive = libvirt_files.config_drive(spec.config_drive)
                 self._link.put(drive, f"{place}/config.iso")
@@ -119,6 +124,21 @@ class XlHypervisor(XlDevices, XlImages):
         except BaseException:
             self.delete(spec.name)
             raise
+
+    def _claim(self, name: str) -> str:
+        """Make a guest's folder, which one launch alone can: whoever made it may undo it.
+
+        Raises:
+            CallerFault: It is there already.
+        """
+        place = self._place(name)
+        script = 'mkdir -p "${1%/*}" && { mkdir "$1" || [ -d "$1" ]; } 2>&1'
+        if self._sh(script, place).text.strip():
+            raise CallerFault(
+                f"there is a guest {name} already, or a folder that one has left: {place}",
+                hint="choose another name, or delete that one",
+            )
+        return place
 
     def info(self, name: str) -> GuestInfo:
         """State, memory and processors."""

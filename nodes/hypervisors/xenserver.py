@@ -10,13 +10,14 @@ first moment; only what has that mark and our prefix is ever removed.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import ClassVar
 
 from ci.errors import HypervouchError
 from ci.model.evidence import System
 from ci.model.feature import Feature
 from nodes.hypervisors import libvirt_files as files
+from nodes.hypervisors import xenserver_claim as claim
+from nodes.hypervisors import xenserver_host as hosts
 from nodes.hypervisors.base import (
     Access,
     Console,
@@ -31,15 +32,14 @@ from nodes.hypervisors.base import (
     Nic,
     Volume,
 )
-from nodes.hypervisors.faults import CallerFault, NodeFault, Unsupported
-from nodes.hypervisors.local import check_name, check_properties
+from nodes.hypervisors.faults import CallerFault, Unsupported
+from nodes.hypervisors.local import check_disk_size, check_name, check_properties, check_size
+from nodes.hypervisors.xenserver_cards import CARDS, Cards
 from nodes.hypervisors.xenserver_disks import CONFIG, OWN, RESCUE, Disks, is_ours
 from nodes.hypervisors.xenserver_link import NULL, Record, XapiLink, address
 from nodes.hypervisors.xenserver_machines import (
-    CARDS,
     MIB,
     boot,
-    card,
     check_grade,
     firmware,
     is_at_home,
@@ -87,56 +87,28 @@ class XenServerHypervisor(Hypervisor):
         self._link = link
         self._access = access
         options = link.where.options
-        self._host = self._named("host", options.get("host", "")) or link.call(
-            "find the host", "session.get_this_host", link.reference
-        )
-        host = link.record("host", self._host)
+        self._host = hosts.find(link, options.get("host", ""))
+        host = self._host.record()
         check_grade(host, access.grade)
-        self._pool, pool = self._find_pool()
-        storage = self._named("SR", options.get("sr", "")) or str(pool["default_SR"])
+        pool = hosts.pool(link)
+        self._pool = str(pool["uuid"])
+        storage = hosts.named(link, "SR", options.get("sr", "")) or str(pool["default_SR"])
         if storage == NULL:
             raise CallerFault("the pool has no default storage", hint="name one: ?sr=NAME")
         self._disks = Disks(link, storage, str(host["uuid"]))
-        self._network = self._named("network", options.get("network", "")) or min(
-            self._link.records("network"), default=NULL
-        )
-
-    def _find_pool(self) -> tuple[str, Record]:
-        pools = self._link.records("pool")
-        if len(pools) != 1:
-            raise NodeFault(f"{self._link.where.host} tells of {len(pools)} pools")
-        return next((str(told["uuid"]), told) for told in pools.values())
+        network = hosts.named(link, "network", options.get("network", ""))
+        self._cards = Cards(link, network or min(link.records("network"), default=NULL))
 
     # Host --------------------------------------------------------------------------------
 
     def system(self) -> System:
         """Nova's column, with the versions that the host gives."""
-        told = self._link.record("host", self._host)["software_version"]
-        names = {"product": "product_brand", "version": "product_version", "xen": "xen"}
-        versions = {name: str(told[key]) for name, key in names.items() if key in told}
-        return System(
-            key="xenserver", title="XenServer", grade=self._access.grade, versions=versions
-        )
+        grade, versions = self._access.grade, self._host.versions()
+        return System(key="xenserver", title="XenServer", grade=grade, versions=versions)
 
     def status(self) -> HostStatus:
         """What the host's record says."""
-        host = self._link.record("host", self._host)
-        booted = float(host["other_config"].get("boot_time", 0) or 0)
-        uptime = datetime.now(UTC).timestamp() - booted if booted else 0.0
-        info = host["cpu_info"]
-        traits = str(info.get("flags", info.get("modelname", ""))).lower().split()
-        return HostStatus(
-            hostname=str(host["hostname"]),
-            address=str(host["address"]),
-            uptime_s=max(uptime, 0.0),
-            memory_mib=int(self._metrics(host)["memory_total"]) // MIB,
-            cpus=int(info.get("cpu_count", 0)),
-            cpu_traits=tuple(sorted(set(traits))),
-        )
-
-    def _metrics(self, host: Record) -> Record:
-        """What the host measures of itself, and whether the pool hears of it."""
-        return self._link.record("host_metrics", host["metrics"])
+        return self._host.status()
 
     def inventory(self) -> Inventory:
         """This member's guests and their snapshots; the pool's volumes of `sr`, and networks."""
@@ -156,7 +128,7 @@ class XenServerHypervisor(Hypervisor):
         )
 
     def _has(self, told: Record) -> bool:
-        return is_guest(told) and is_at_home(told, self._host)
+        return is_guest(told) and is_at_home(told, self.member)
 
     def cleanup(self) -> tuple[str, ...]:
         """Remove guests and volumes of this member, and disks left by it: our mark and prefix."""
@@ -180,19 +152,30 @@ class XenServerHypervisor(Hypervisor):
     def launch(self, spec: GuestSpec) -> None:
         """Write a guest's disk, make its machine and start it on this host."""
         self._check(spec)
-        if self._all(spec.name):
-            raise CallerFault(f"there is a guest {spec.name} already")
+        token = ""
         try:
-            self._make(spec)
+            with claim.held(self._link, spec.name) as token:
+                vm = self._create(spec, token)
+            self._fill(vm, spec)
             self.start(spec.name)
         except BaseException:
             # The first error is the one to be told.
             with suppress(HypervouchError):
-                self.delete(spec.name)
+                self._undo(spec.name, token)
             raise
+
+    def _undo(self, name: str, token: str) -> None:
+        """Remove what this very launch has made: another one's guest may have the name."""
+        found = self._all(name).items()
+        mine = {vm: one for vm, one in found if one["other_config"].get(claim.LAUNCH) == token}
+        if mine:
+            self._disks.sweep(name)
+        for vm, record in mine.items():
+            self._remove(name, vm, record)
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
+        check_size(spec.memory_mib, spec.cpus)
         self.refuse_missing(spec)
         firmware(spec.image, spec.firmware)
         if len(spec.nics) > CARDS:
@@ -207,10 +190,16 @@ class XenServerHypervisor(Hypervisor):
                 hint="name a bootable one; nodes.images.bootable makes one of the tiny guest",
             )
 
-    def _make(self, spec: GuestSpec) -> None:
+    def _create(self, spec: GuestSpec, token: str) -> str:
+        if self._all(spec.name):
+            raise CallerFault(f"there is a guest {spec.name} already")
+        record = machine(spec, self.member)
+        record["other_config"][claim.LAUNCH] = token
         doing = f"make {spec.name}"
-        record = machine(spec, self._host)
-        vm = str(self._link.call(doing, "VM.create", record, feature=Feature.LAUNCH))
+        return str(self._link.call(doing, "VM.create", record, feature=Feature.LAUNCH))
+
+    def _fill(self, vm: str, spec: GuestSpec) -> None:
+        doing = f"make {spec.name}"
         root = self._disks.write(spec.image, spec.name)
         self._disks.plug_in(doing, vm, root, "0", bootable=True)
         if spec.config_drive is not None:
@@ -219,7 +208,7 @@ class XenServerHypervisor(Hypervisor):
             )
             self._disks.plug_in(doing, vm, drive, _CONFIG_DRIVE, read_only=True)
         for at, nic in enumerate(spec.nics):
-            self._link.call(doing, "VIF.create", card(vm, nic, self._network, at))
+            self._cards.make(doing, vm, nic, at)
 
     def _size(self, doing: str, vm: str, memory_mib: int, cpus: int) -> None:
         size = str(memory_mib * MIB)
@@ -235,13 +224,12 @@ class XenServerHypervisor(Hypervisor):
     def info(self, name: str) -> GuestInfo:
         """What its record says."""
         vm, told = self._known(name)
-        cards = [self._link.record("VIF", one) for one in told["VIFs"]]
         return GuestInfo(
             state=state(told),
             memory_mib=int(told["memory_dynamic_max"]) // MIB,
             cpus=int(told["VCPUs_at_startup"]),
             volumes=self._disks.volumes_of(vm),
-            macs=frozenset(str(one["MAC"]).lower() for one in cards),
+            macs=self._cards.addresses(told),
         )
 
     def power_off(self, name: str) -> None:
@@ -264,12 +252,15 @@ class XenServerHypervisor(Hypervisor):
         for vm, record in self._all(name).items():
             if not is_ours(record):
                 raise CallerFault(f"{name} is not ours: it lacks our mark")
-            if state(record) is not GuestState.SHUTOFF:
-                self._halt(name, vm)
-            for snapshot in record["snapshots"]:
-                self._destroy(f"remove a snapshot of {name}", snapshot, all_disks=True)
-            self._destroy(f"remove {name}", vm, all_disks=False)
+            self._remove(name, vm, record)
         self._disks.sweep(name)
+
+    def _remove(self, name: str, vm: str, record: Record) -> None:
+        if state(record) is not GuestState.SHUTOFF:
+            self._halt(name, vm)
+        for snapshot in record["snapshots"]:
+            self._destroy(f"remove a snapshot of {name}", snapshot, all_disks=True)
+        self._destroy(f"remove {name}", vm, all_disks=False)
 
     def _destroy(self, doing: str, vm: str, *, all_disks: bool) -> None:
         disks = [disk for _, disk in self._disks.of(vm)]
@@ -292,7 +283,7 @@ class XenServerHypervisor(Hypervisor):
         vm, told = self._known(name)
         if state(told) is not GuestState.RUNNING:
             doing = f"start {name}"
-            args = (self._host, False, False)
+            args = (self.member, False, False)
             self._link.run(doing, "VM.start_on", vm, *args, feature=Feature.LAUNCH)
 
     def shutdown(self, name: str) -> None:
@@ -323,7 +314,7 @@ class XenServerHypervisor(Hypervisor):
 
     def resume(self, name: str) -> None:
         """On this host."""
-        args = (self._host, False, False)
+        args = (self.member, False, False)
         vm = self._guest(name)
         self._link.run(f"resume {name}", "VM.resume_on", vm, *args, feature=Feature.RESUME)
 
@@ -351,6 +342,7 @@ class XenServerHypervisor(Hypervisor):
 
     def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
         """Off, changed, on."""
+        check_size(memory_mib, cpus)
         with self._off(name) as vm:
             self._size(f"resize {name}", vm, memory_mib, cpus)
 
@@ -405,6 +397,7 @@ class XenServerHypervisor(Hypervisor):
     ) -> Volume:
         """A virtual disk of the storage."""
         check_name(name)
+        check_disk_size(size_mib)
         if secret:
             self.cannot(Feature.ENCRYPTED_VOLUME)
         if name in self._disks.volumes():
@@ -436,7 +429,7 @@ class XenServerHypervisor(Hypervisor):
             raise CallerFault(f"{volume.name} is attached to {name} already")
         link = self._disks.plug_in(doing, vm, volume.path, self._disks.free_place(vm))
         if self._state_of(vm) is GuestState.RUNNING:
-            self._plugged(doing, "VBD", link, Feature.ATTACH_VOLUME)
+            self._link.plug(doing, "VBD", link, Feature.ATTACH_VOLUME)
 
     def detach_volume(self, name: str, volume: Volume) -> None:
         """Unplugged, then forgotten."""
@@ -459,34 +452,20 @@ class XenServerHypervisor(Hypervisor):
             if asked:
                 self.cannot(feature)
         vm, doing = self._guest(name), f"attach {nic.mac} to {name}"
-        cards = self._link.record("VM", vm)["VIFs"]
-        taken = {self._link.record("VIF", one)["device"] for one in cards}
-        place = next((at for at in range(CARDS) if str(at) not in taken), -1)
-        if place < 0:
-            raise CallerFault(f"{name} has {CARDS} cards, no more are possible")
-        made = self._link.call(doing, "VIF.create", card(vm, nic, self._network, place))
+        made = self._cards.make(doing, vm, nic, self._cards.free_place(vm))
         if self._state_of(vm) is GuestState.RUNNING:
-            self._plugged(doing, "VIF", made, Feature.ATTACH_INTERFACE)
-
-    def _plugged(self, doing: str, kind: str, made: str, feature: Feature) -> None:
-        """Plug a device in; one that cannot be does not stay."""
-        try:
-            self._link.run(doing, f"{kind}.plug", made, feature=feature)
-        except BaseException:
-            with suppress(HypervouchError):
-                self._link.call(doing, f"{kind}.destroy", made)
-            raise
+            self._link.plug(doing, "VIF", made, Feature.ATTACH_INTERFACE)
 
     def detach_interface(self, name: str, nic: Nic) -> None:
         """By its address."""
         vm, doing = self._guest(name), f"detach {nic.mac} from {name}"
-        cards = {one: self._link.record("VIF", one) for one in self._link.record("VM", vm)["VIFs"]}
-        found = [one for one, told in cards.items() if told["MAC"].lower() == nic.mac.lower()]
-        if not found:
+        found = self._cards.find(vm, nic)
+        if found is None:
             raise CallerFault(f"{name} has no card {nic.mac}")
-        if cards[found[0]]["currently_attached"]:
-            self._link.run(doing, "VIF.unplug", found[0], feature=Feature.DETACH_INTERFACE)
-        self._link.call(doing, "VIF.destroy", found[0])
+        one, is_plugged = found
+        if is_plugged:
+            self._link.run(doing, "VIF.unplug", one, feature=Feature.DETACH_INTERFACE)
+        self._link.call(doing, "VIF.destroy", one)
 
     # Hosts -------------------------------------------------------------------------------
 
@@ -518,7 +497,7 @@ class XenServerHypervisor(Hypervisor):
     def evacuate(self, name: str, to: Hypervisor) -> None:
         """Start it there; a member that still answers ends it first, for its disks' sake."""
         there, vm, doing = self._other(to), self._guest(name), f"evacuate {name}"
-        if self._metrics(self._link.record("host", self._host))["live"]:
+        if self._host.is_live():
             self.power_off(name)
         else:
             self._link.call(doing, "VM.power_state_reset", vm, feature=Feature.EVACUATE)
@@ -528,17 +507,7 @@ class XenServerHypervisor(Hypervisor):
 
     def maintenance(self, *, on: bool) -> None:
         """No new guests, and those it has go to other members; or that ends."""
-        doing = "put the host into maintenance" if on else "end the host's maintenance"
-        if not on:
-            self._link.call(doing, "host.enable", self._host, feature=Feature.MAINTENANCE_MODE)
-            return
-        self._link.call(doing, "host.disable", self._host, feature=Feature.MAINTENANCE_MODE)
-        try:
-            self._link.run(doing, "host.evacuate", self._host, feature=Feature.MAINTENANCE_MODE)
-        except BaseException:
-            with suppress(HypervouchError):
-                self._link.call(doing, "host.enable", self._host)
-            raise
+        self._host.maintenance(on=on)
 
     @property
     def pool(self) -> str:
@@ -548,24 +517,9 @@ class XenServerHypervisor(Hypervisor):
     @property
     def member(self) -> str:
         """Reference of the member of the pool that this is."""
-        return str(self._host)
+        return self._host.reference
 
     # Helpers -----------------------------------------------------------------------------
-
-    def _named(self, kind: str, name: str) -> str:
-        """The one thing with a name; nothing where no name is given.
-
-        Raises:
-            CallerFault: There is none, or there are several.
-        """
-        if not name:
-            return ""
-        found = self._link.call(f"look for {name}", f"{kind}.get_by_name_label", name)
-        if len(found) != 1:
-            raise CallerFault(
-                f"the pool has {len(found)} of a {kind} {name!r}", hint="one is needed"
-            )
-        return str(found[0])
 
     def _all(self, name: str) -> dict[str, Record]:
         found = self._link.call(f"look for {name}", "VM.get_by_name_label", name)

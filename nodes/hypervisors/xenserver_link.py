@@ -28,7 +28,14 @@ from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors import api_url, certificates
 from nodes.hypervisors.base import Access
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 
 OPTIONS = frozenset({"host", "sr", "network"})
 NULL = "OpaqueRef:NULL"
@@ -39,6 +46,7 @@ _ENOUGH = 1 << 16
 _BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _AGAIN = "try again in a moment"
 _GOES_ON = frozenset({"pending", "cancelling"})
+_REFUSALS = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 _REFUSED = "SESSION_AUTHENTICATION_FAILED"
 _NO_SESSION = "valid session"  # what the SDK says after it logged in anew three times
 
@@ -52,7 +60,7 @@ class Meaning:
 
 
 BY_CODE: dict[str, Meaning] = {
-    _REFUSED: Meaning(NodeFault, "look at user and password: it was tried once"),
+    _REFUSED: Meaning(LoginRefused, "look at user and password: it was tried once"),
     "HOST_IS_SLAVE": Meaning(CallerFault, "name the pool's master in the URL"),
     "SESSION_INVALID": Meaning(TransientFault, "the session has ended: try again"),
     "HANDLE_INVALID": Meaning(TransientFault, "it was removed meanwhile"),
@@ -194,6 +202,15 @@ class XapiLink:
         task = self.call(doing, f"Async.{method}", *args, feature=feature)
         with self._forgotten(task):
             return self._await(doing, task, feature)
+
+    def plug(self, doing: str, kind: str, ref: str, feature: Feature) -> None:
+        """Plug a new device into a machine that runs; one that cannot be does not stay."""
+        try:
+            self.run(doing, f"{kind}.plug", ref, feature=feature)
+        except BaseException:
+            with suppress(HypervouchError):
+                self.call(doing, f"{kind}.destroy", ref)
+            raise
 
     @contextmanager
     def _forgotten(self, task: str) -> Iterator[None]:
@@ -353,16 +370,14 @@ def fault(
     details = [str(part) for part in error.details] or ["no reason"]
     words = " ".join(" ".join(details).split())
     what = BY_CODE.get(details[0], Meaning(NodeFault, "look into xensource.log on that host"))
-    if what.fault is Unsupported:
+    if issubclass(what.fault, Unsupported):
         if feature is not None:
             return Unsupported(feature, f"XenServer says: {words}")
         return CallerFault(f"cannot {doing}: {words}")
     text = f"cannot {doing}: {words}"
     if what.fault is TransientFault:
         return TransientFault(text, hint=what.hint, retryable=True)
-    if what.fault is CallerFault:
-        return CallerFault(text, hint=what.hint)
-    return NodeFault(text, hint=what.hint)
+    return what.fault(text, hint=what.hint)
 
 
 def _on_the_way(error: Exception, doing: str) -> HypervouchError:
@@ -374,18 +389,23 @@ def _on_the_way(error: Exception, doing: str) -> HypervouchError:
     if isinstance(error, (ExpatError, xmlrpc.client.ResponseError, xmlrpc.client.Fault)):
         return NodeFault(f"cannot {doing}: its answer is no XenAPI: {error}", hint="is it one?")
     if isinstance(error, xmlrpc.client.ProtocolError):
-        text = f"cannot {doing}: HTTP {error.errcode} {error.errmsg}"
-        if error.errcode < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            return NodeFault(text, hint="is it a XenServer?")
-        return TransientFault(text, hint=_AGAIN, retryable=True)
+        return _by_status(error.errcode, f"cannot {doing}: HTTP {error.errcode} {error.errmsg}")
     text = " ".join(str(error).split()) or type(error).__name__
     return TransientFault(f"cannot {doing}: {text}", hint="look whether it runs", retryable=True)
+
+
+def _by_status(status: int, text: str) -> HypervouchError:
+    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        return TransientFault(text, hint=_AGAIN, retryable=True)
+    if status in _REFUSALS:
+        return LoginRefused(text, hint="look at user and password: it was tried once")
+    return NodeFault(text, hint="is it a XenServer?")
 
 
 def _no_tls(error: ssl.SSLError, doing: str) -> NodeFault:
     words = " ".join(one for one in error.args if isinstance(one, str))
     if isinstance(error, ssl.SSLCertVerificationError):
-        return NodeFault(
+        return CertificateRefused(
             f"cannot {doing}: its certificate is not the one that was expected: {words}",
             hint="set a ca-file, or pin it: certificate = its SHA-256",
         )

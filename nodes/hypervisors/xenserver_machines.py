@@ -14,8 +14,6 @@ from nodes.hypervisors.xenserver_disks import MARK, QOS
 from nodes.hypervisors.xenserver_link import NULL, Record
 
 MIB = 1 << 20
-CARDS = 7
-"""So many cards a machine may have."""
 STAND_IN = "stand-in"
 """Begins the name of the product that our emulator says it is."""
 

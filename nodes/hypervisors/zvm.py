@@ -33,7 +33,7 @@ from nodes.hypervisors.base import (
     Inventory,
 )
 from nodes.hypervisors.faults import CallerFault, NodeFault, Unsupported
-from nodes.hypervisors.local import check_name, check_properties, disk_faults
+from nodes.hypervisors.local import check_name, check_properties, check_size, disk_faults
 from nodes.hypervisors.zvm_link import ZvmLink, address
 from nodes.hypervisors.zvm_missing import AGENT, DEPLOY, HOST, MISSING
 
@@ -136,6 +136,7 @@ class ZvmHypervisor(Hypervisor):
             Unsupported: It is a real one: nothing here could deploy the image.
         """
         check_name(spec.name)
+        check_size(spec.memory_mib, spec.cpus)
         self.refuse_missing(spec)
         check_properties(spec.image, frozenset({"zvm"}), frozenset({"hvm"}))
         if self._access.grade not in {Grade.SIMULATOR, Grade.EMULATOR}:
@@ -145,25 +146,32 @@ class ZvmHypervisor(Hypervisor):
             raise CallerFault(f"there is a guest {spec.name} already")
         self._mark(user, spec.name)
         try:
-            self._make(user, spec)
-            self.start(spec.name)
-        except BaseException:
-            # The first error is the one to be told.
-            with suppress(HypervouchError):
-                self.delete(spec.name)
-            raise
-
-    def _make(self, user: str, spec: GuestSpec) -> None:
-        doing = f"make {spec.name}"
-        disks = [_DISK]
-        try:
-            self._link.call(
-                doing, "guest_create", user, spec.cpus, spec.memory_mib, disk_list=disks
-            )
+            self._create(user, spec)
         except (CallerFault, NodeFault):
             # Whoever has taken the user since we looked keeps it: only our own file goes.
             self._forget(user)
             raise
+        except BaseException:
+            self._undo(spec.name)
+            raise
+        try:
+            self._give_cards(user, spec)
+            self.start(spec.name)
+        except BaseException:
+            self._undo(spec.name)
+            raise
+
+    def _undo(self, name: str) -> None:
+        """Remove a guest whose file this very launch has written: nobody else has."""
+        with suppress(HypervouchError):  # the first error is the one to be told
+            self.delete(name)
+
+    def _create(self, user: str, spec: GuestSpec) -> None:
+        size = (spec.cpus, spec.memory_mib)
+        doing = f"make {spec.name}"
+        self._link.call(doing, "guest_create", user, *size, disk_list=[_DISK])
+
+    def _give_cards(self, user: str, spec: GuestSpec) -> None:
         for nic in spec.nics:
             self._link.call(f"give {spec.name} a card", "guest_create_nic", user, mac_addr=nic.mac)
 
@@ -209,6 +217,7 @@ class ZvmHypervisor(Hypervisor):
 
     def resize(self, name: str, *, memory_mib: int, cpus: int) -> None:
         """Change the directory entry of a guest that is off, then start it."""
+        check_size(memory_mib, cpus)
         if self.info(name).state is not GuestState.SHUTOFF:
             self.power_off(name)
         self._do(name, "resize", "guest_resize_cpus", cpus, feature=Feature.RESIZE)
@@ -274,10 +283,22 @@ class ZvmHypervisor(Hypervisor):
         return known
 
     def _mark(self, user: str, name: str) -> None:
-        """Write down that a user is ours; a second launch of a name overwrites what is the same."""
+        """Write down that a user is ours, which one launch alone can.
+
+        Raises:
+            CallerFault: That is written down already.
+        """
         with disk_faults(self._marks):
             self._marks.mkdir(parents=True, exist_ok=True)
-            (self._marks / user).write_text(name)
+            try:
+                with (self._marks / user).open("x") as file:
+                    file.write(name)
+            except FileExistsError as error:
+                raise CallerFault(
+                    f"there is a guest {name} already, or a file that one has left: "
+                    f"{self._marks / user}",
+                    hint="choose another name, or delete that one",
+                ) from error
 
     def _forget(self, user: str) -> None:
         with disk_faults(self._marks):

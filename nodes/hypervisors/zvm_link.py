@@ -24,7 +24,14 @@ from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors import certificates, requests_tls
 from nodes.hypervisors.base import Access
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 
 _EXAMPLE = "zvm://connector.example.org:8080"
 _PORT = 443
@@ -231,9 +238,9 @@ def _on_the_way(text: str, cause: Exception | None) -> HypervouchError:
     if isinstance(cause, _Strange) and not cause.may_pass:
         return NodeFault(text, hint=_HINT)
     if isinstance(cause, _Refused):
-        return NodeFault(text, hint="look at the admin's token: it was tried once")
+        return LoginRefused(text, hint="look at the admin's token: it was tried once")
     if isinstance(cause, requests.exceptions.SSLError) and _is_certificate(cause):
-        return NodeFault(
+        return CertificateRefused(
             f"{text}: its certificate is not the one that was expected",
             hint="set a ca-file, or pin it: certificate = its SHA-256",
         )

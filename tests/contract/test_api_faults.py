@@ -19,7 +19,13 @@ from typing import Any
 import pytest
 
 from nodes.hypervisors.base import Access, GuestState, Hypervisor
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+)
 from nodes.hypervisors.table import connect
 from tests.kit import modelled_api
 from tests.kit.modelled_api import WORD, Answer, Api, Asked
@@ -121,7 +127,7 @@ def test_what_is_there_is_told(place: Place) -> None:
 def test_a_wrong_password_is_tried_once(place: Place, status: int) -> None:
     no = Answer(status, "no such user")
     place.api.rule = lambda asked: no if place.kind.holds(asked) else None
-    assert "log in" in refused(place.connected, NodeFault) or place.kind is KINDS["zvm"]
+    assert "log in" in refused(place.connected, LoginRefused) or place.kind is KINDS["zvm"]
     assert place.tried() == 1
 
 
@@ -151,7 +157,7 @@ def test_a_session_that_cannot_be_opened_anew_is_given_up(place: Place) -> None:
         before = place.tried()
         place.api.rule = lambda _asked: Answer(401, "{}")
         for _ in range(2):
-            refused(hypervisor.inventory, NodeFault)
+            refused(hypervisor.inventory, LoginRefused)
         assert place.tried() <= before + 2  # with each call, or once
 
 
@@ -164,7 +170,8 @@ def test_another_certificate_is_refused(place: Place, tmp_path: Path) -> None:
         {"ca_file": None},
         {"ca_file": None, "certificate": digest},
     ):
-        assert "certificate" in refused(lambda: place.connected(**changes), NodeFault)  # noqa: B023
+        told = refused(lambda: place.connected(**changes), CertificateRefused)  # noqa: B023
+        assert "certificate" in told
     assert not place.api.asked
 
 
@@ -195,6 +202,8 @@ def test_a_closed_port_may_open_again(place: Place) -> None:
     open_port, place.api.port = place.api.port, 1
     refused(place.connected, TransientFault)
     place.api.port = open_port
+    with place.connected() as hypervisor:
+        assert hypervisor.inventory().guests
 
 
 @pytest.mark.parametrize("body", ["<!DOCTYPE html><p>Sign in", "[]", "null", '{"a": 1}', "7"])

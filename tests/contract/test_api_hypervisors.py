@@ -8,23 +8,40 @@ tested here, and how often. Ironic is a few canned answers here, since the real 
 import base64
 import http.client
 import json
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from ci import proc
 from ci.errors import HypervouchError
+from ci.model.feature import Feature
 from ci.model.result import Grade
-from nodes.hypervisors.base import PREFIX, Access, DiskFormat, GuestImage, GuestSpec
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.base import (
+    PREFIX,
+    Access,
+    DiskFormat,
+    GuestImage,
+    GuestSpec,
+    GuestState,
+)
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    TransientFault,
+    Unsupported,
+)
 from nodes.hypervisors.ironic import IronicHypervisor
 from nodes.hypervisors.ironic_link import IronicLink, address
 from nodes.hypervisors.table import connect
@@ -97,8 +114,10 @@ def _hyperv(kit: Any, folder: Path) -> Iterator[Served]:
 
 @contextmanager
 def _ironic(_kit: Any, folder: Path) -> Iterator[Served]:
+    one = _OneNode()
+
     def opened(url: str, access: Access) -> Any:
-        link = IronicLink(address(url), access, httpx.MockTransport(_ironics_answer))
+        link = IronicLink(address(url), access, httpx.MockTransport(one.answer))
         return IronicHypervisor(link, access)
 
     access = Access(work=folder, grade=Grade.SIMULATOR, password="right", timeout_s=5.0)
@@ -107,16 +126,59 @@ def _ironic(_kit: Any, folder: Path) -> Iterator[Served]:
     )
 
 
-def _ironics_answer(request: httpx.Request) -> httpx.Response:
-    """One machine of 4 GiB that is free, for who knows the password."""
-    given = base64.b64decode(request.headers["authorization"].partition(" ")[2])
-    if given != b"ci:right":
-        return httpx.Response(http.HTTPStatus.UNAUTHORIZED)
-    size = {"memory_mb": 4096, "cpus": 1, "local_gb": 8}
-    node = {"uuid": "1", "name": "a", "provision_state": "available", "properties": size}
-    return httpx.Response(
-        http.HTTPStatus.OK, json={"nodes": [] if b"instance_uuid" in request.url.query else [node]}
-    )
+class _OneNode:
+    """Ironic with one machine of 4 GiB, for who knows the password; an instance takes it once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._node: dict[str, Any] = {
+            "uuid": "1",
+            "name": "a",
+            "provision_state": "available",
+            "power_state": "power off",
+            "properties": {"memory_mb": 4096, "cpus": 1, "local_gb": 8},
+            "instance_uuid": None,
+            "extra": {},
+        }
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        given = base64.b64decode(request.headers["authorization"].partition(" ")[2])
+        if given != b"ci:right":
+            return httpx.Response(http.HTTPStatus.UNAUTHORIZED)
+        body = json.loads(request.content or b"{}")
+        with self._lock:
+            if request.method == "PATCH":
+                return self._patched(body)
+            if request.method == "PUT":
+                self._changed(request.url.path.rpartition("/")[2], body["target"])
+                return httpx.Response(http.HTTPStatus.ACCEPTED)
+            return httpx.Response(http.HTTPStatus.OK, json=self._told(request))
+
+    def _told(self, request: httpx.Request) -> dict[str, Any]:
+        if not request.url.path.endswith("/detail"):
+            return self._node
+        wanted = request.url.params.get("instance_uuid", self._node["instance_uuid"])
+        return {"nodes": [self._node] if wanted == self._node["instance_uuid"] else []}
+
+    def _patched(self, changes: list[dict[str, Any]]) -> httpx.Response:
+        for one in changes:
+            if one["path"] == "/instance_uuid" and one["op"] == "add" and self._node["extra"]:
+                return httpx.Response(http.HTTPStatus.CONFLICT)
+            field, _, key = one["path"].strip("/").partition("/")
+            if key:
+                self._node.setdefault(field, {}).pop(key, None)
+                if one["op"] == "add":
+                    self._node[field][key] = one["value"]
+            else:
+                self._node[field] = one.get("value")
+        return httpx.Response(http.HTTPStatus.OK, json=self._node)
+
+    def _changed(self, what: str, target: str) -> None:
+        if what == "provision":
+            self._node["provision_state"] = "active" if target == "active" else "available"
+        self._node["power_state"] = {"active": "power on", "deleted": "power off"}.get(
+            target, target
+        )
 
 
 @contextmanager
@@ -274,24 +336,110 @@ def test_an_image_at_the_edges_gets_a_disk_that_holds_it(
         one.delete(GUEST)
 
 
-def test_memory_at_the_edges_is_right_or_refused(served: Served, one: Any, tmp_path: Path) -> None:
+def test_memory_at_the_edges_is_right_or_refused(
+    served: Served, one: Any, sent: list[str], tmp_path: Path
+) -> None:
+    """What no number of 32 bits holds is refused by us, and nobody is asked."""
     for memory_mib in MEMORY.get(served.system, EDGES_MIB):
         spec = GuestSpec(name=GUEST, image=_image(tmp_path), memory_mib=memory_mib)
+        sent.clear()
         told = _fault(partial(one.launch, spec))
         if told is None:
             assert one.info(GUEST).memory_mib == memory_mib
             one.delete(GUEST)
             continue
         assert memory_mib == TOO_MUCH_MIB
-        assert isinstance(told, (CallerFault, TransientFault))
+        assert isinstance(told, CallerFault)
         assert told.message.isprintable()
         assert told.hint
+        assert not sent
         assert GUEST not in one.inventory().guests
+
+
+@pytest.mark.parametrize(("memory_mib", "cpus"), [(0, 1), (-1, 1), (64, 0), (64, 1 << 31)])
+def test_a_size_that_is_none_is_refused_before_a_request(
+    one: Any, sent: list[str], tmp_path: Path, memory_mib: int, cpus: int
+) -> None:
+    spec = GuestSpec(name=GUEST, image=_image(tmp_path), memory_mib=memory_mib, cpus=cpus)
+    calls: dict[str, Callable[[], object]] = {
+        "launch": lambda: one.launch(spec),
+        "resize": lambda: one.resize(GUEST, memory_mib=memory_mib, cpus=cpus),
+    }
+    for call, ask in calls.items():
+        told = _fault(ask)
+        assert isinstance(told, (CallerFault, Unsupported)), call
+    assert isinstance(_fault(calls["launch"]), CallerFault)
+    assert not sent
 
 
 def test_a_wrong_password_is_tried_once(served: Served, sent: list[str]) -> None:
     with pytest.raises(HypervouchError) as told, served.opened(password="not-this-one"):
         pass
-    assert isinstance(told.value, NodeFault)
+    assert isinstance(told.value, LoginRefused)
     assert "not-this-one" not in f"{told.value.message} {told.value.hint}"
     assert len(sent) == LOGINS[served.system], sent
+
+
+@pytest.mark.parametrize("served", sorted({*STAND_INS} - {"ironic"}), indirect=True)
+def test_another_certificate_is_no_refused_login(served: Served) -> None:
+    """Ironic's, whose way here is a mock, is in `test_api_faults`."""
+    with (
+        pytest.raises(CertificateRefused, match="certificate"),
+        served.opened(ca_file=None, certificate="00" * 32),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("served", sorted({*STAND_INS} - {"ironic"}), indirect=True)
+def test_a_port_where_nobody_listens_is_no_refused_login(served: Served) -> None:
+    parts = urlsplit(served.url)
+    closed = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:1").geturl()
+    with pytest.raises(TransientFault), replace(served, url=closed).opened():
+        pass
+
+
+MEETINGS = {
+    "vcenter": ("_store", "claim"),
+    "xenserver": ("", "_check"),
+    "hyperv": ("_files", "claim"),
+    "ironic": ("", "_claim"),
+    "zvm": ("", "_mark"),
+}
+"""The part of an adapter, and what `launch` calls of it once it has seen that a name is free."""
+
+
+MEET_S = 20.0
+
+
+def test_of_two_launches_of_a_name_one_wins(
+    served: Served, one: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both have seen that the name is free; what the loser made goes, the winner's stays."""
+    part, called = MEETINGS[served.system]
+    both, kind = threading.Barrier(2), type(getattr(one, part) if part else one)
+    step = getattr(kind, called)
+
+    def met(self: Any, *given: Any, **more: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(MEET_S)
+        return step(self, *given, **more)
+
+    monkeypatch.setattr(kind, called, met)
+    spec = GuestSpec(name=GUEST, image=_image(tmp_path), config_drive={"a": b"b"})
+    if Feature.GUEST_SETUP_CONFIGDRIVE in one.missing:
+        spec = replace(spec, config_drive=None)
+    empty = one.inventory()
+    with served.opened() as other, ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda session: _fault(partial(session.launch, spec)), (one, other)))
+    monkeypatch.undo()
+    lost = [error for error in told if error is not None]
+    assert len(lost) == 1, told
+    assert isinstance(lost[0], CallerFault)
+    assert "already" in lost[0].message
+    assert one.info(GUEST).state is GuestState.RUNNING
+    assert list(one.inventory().guests).count(GUEST) == 1
+    one.power_off(GUEST)
+    one.start(GUEST)
+    one.delete(GUEST)
+    assert one.inventory() == empty
+    assert one.cleanup() == ()

@@ -7,7 +7,6 @@ The pool is modelled by us (`nodes/stand_ins/xapi`); TLS, sockets and the SDK ar
 import os
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from ci.errors import HypervouchError
-from nodes.hypervisors.base import PREFIX, GuestImage, GuestSpec, GuestState
+from nodes.hypervisors.base import PREFIX, GuestImage, GuestSpec
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.table import connect
 from tests.kit.require import require
@@ -60,6 +59,10 @@ def guest(one: XenServerHypervisor, image: GuestImage) -> str:
     return NAME
 
 
+def _reboot(one: XenServerHypervisor) -> None:
+    one.reboot(NAME)
+
+
 @contextmanager
 def ruled(pool: xapi.XapiPool, method: str, **rule: Any) -> Iterator[None]:
     """A fault for one block."""
@@ -88,27 +91,6 @@ class TestTheWayThere:
         assert isinstance(told, NodeFault)
         assert "SESSION_AUTHENTICATION_FAILED" in told.message
         assert "wrong" not in told.message
-
-    def test_no_password(self, pool: xapi.XapiPool):
-        assert isinstance(refused(pool, password=""), CallerFault)
-
-    def test_a_certificate_that_nobody_signed(self, pool: xapi.XapiPool):
-        told = refused(pool, ca_file=None)
-        assert isinstance(told, NodeFault)
-        assert "certificate" in told.message
-
-    def test_a_pin_replaces_the_signer_and_another_is_refused(self, pool: xapi.XapiPool):
-        with pool.opened(ca_file=None, certificate=pool.digest()) as made:
-            assert made.status().hostname == "xs1"
-        told = refused(pool, ca_file=None, certificate="0" * 64)
-        assert isinstance(told, NodeFault)
-        assert pool.digest() in told.message
-
-    def test_nobody_listens(self, pool: xapi.XapiPool):
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            url = f"xenserver://root@127.0.0.1:{taken.getsockname()[1]}"
-            assert isinstance(refused(pool, url), TransientFault)
 
     def test_a_member_that_is_no_master(self, pool: xapi.XapiPool):
         pool.fail("session.login_with_password", error=["HOST_IS_SLAVE", "192.0.2.7"])
@@ -154,11 +136,9 @@ class TestTheWayThere:
 
 
 class TestInMidOperation:
-    def test_a_session_that_ended_is_begun_anew(
+    def test_a_session_that_ends_all_the_time_is_told(
         self, pool: xapi.XapiPool, one: XenServerHypervisor, guest: str
     ):
-        pool.fail("VM.get_record", error=["SESSION_INVALID", "x"])
-        assert one.info(guest).state is GuestState.RUNNING
         told = pytest.raises(TransientFault, match="session")
         with ruled(pool, "VM.get_record", error=["SESSION_INVALID", "x"], times=9), told:
             one.info(guest)
@@ -226,13 +206,6 @@ class TestInMidOperation:
         assert xapi.root_bytes(one, guest, 5) == b"first"
         one.start(guest)
 
-    def test_a_slow_answer(self, pool: xapi.XapiPool, guest: str):
-        with pool.opened(timeout_s=SHORT_S) as hasty:
-            told = pytest.raises(TransientFault, match="timed out")
-            with ruled(pool, "VM.get_record", delay_s=3 * SHORT_S), told:
-                hasty.info(guest)
-            assert hasty.info(guest).state is GuestState.RUNNING
-
     def test_a_task_that_never_ends_is_stopped(self, pool: xapi.XapiPool, guest: str):
         with pool.opened(timeout_s=SHORT_S) as hasty:
             told = pytest.raises(TransientFault, match="has not ended in 1 s")
@@ -243,7 +216,7 @@ class TestInMidOperation:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda one: one.reboot(NAME),
+            _reboot,
             lambda one: one.inventory(),
             lambda one: one.create_volume(f"{NAME}-v", 8),
             lambda one: one.cleanup(),
@@ -253,9 +226,10 @@ class TestInMidOperation:
         self, tmp_path: Path, call: Callable[[XenServerHypervisor], object]
     ):
         with xapi.pool(tmp_path / "xapi") as own, own.opened(timeout_s=20.0) as one:
-            one.launch(GuestSpec(name=NAME, image=xapi.image(tmp_path)))
+            if call is _reboot:
+                one.launch(GuestSpec(name=NAME, image=xapi.image(tmp_path)))
             own.fail(delay_s=60, times=99)
-            killer = threading.Timer(0.5, os.kill, (own.pid, signal.SIGKILL))
+            killer = threading.Timer(0.2, os.kill, (own.pid, signal.SIGKILL))
             killer.start()
             with pytest.raises(TransientFault):
                 call(one)

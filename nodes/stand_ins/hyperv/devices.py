@@ -7,7 +7,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 from zipfile import ZipFile
 
-from nodes.stand_ins.hyperv.host import Drive, Given, Host, Machine, cmdlet
+from nodes.stand_ins.hyperv.host import Drive, Given, Host, Machine, cmdlet, each_machine
 from nodes.stand_ins.hyperv.objects import CmdletError, Named, Thing
 
 _PLACES = 64
@@ -68,18 +68,18 @@ def resize_vhd(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]
     return ()
 
 
-@cmdlet("Add-VMHardDiskDrive", "VMName Path ControllerType ControllerNumber ControllerLocation")
-def add_drive(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine(
+    "Add-VMHardDiskDrive", "VMName Path ControllerType ControllerNumber ControllerLocation"
+)
+def add_drive(host: Host, one: Machine, given: Given) -> None:
     """At a place, or the first free one."""
     path = host.file(given["path"]).path
-    for one in host.targets(given, piped):
-        if _users(host, path):
-            message = f"The disk is already connected to a virtual machine: '{path}'."
-            raise CmdletError(message, "OperationFailed", "ResourceBusy", path)
-        taken = {drive.location for drive in one.drives}
-        free = next(place for place in range(_PLACES) if place not in taken)
-        one.drives.append(Drive(path, int(given.get("controllerlocation", free))))
-    return ()
+    if _users(host, path):
+        message = f"The disk is already connected to a virtual machine: '{path}'."
+        raise CmdletError(message, "OperationFailed", "ResourceBusy", path)
+    taken = {drive.location for drive in one.drives}
+    free = next(place for place in range(_PLACES) if place not in taken)
+    one.drives.append(Drive(path, int(given.get("controllerlocation", free))))
 
 
 @cmdlet("Get-VMHardDiskDrive", "VMName ControllerType ControllerNumber ControllerLocation")
@@ -123,13 +123,10 @@ def _found(host: Host, thing: Thing) -> Drive:
     return next(drive for drive in one.drives if drive.location == place)
 
 
-@cmdlet("Add-VMDvdDrive", "VMName Path")
-def add_dvd(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Add-VMDvdDrive", "VMName Path")
+def add_dvd(host: Host, one: Machine, given: Given) -> None:
     """An ISO image."""
-    path = host.file(given["path"]).path
-    for one in host.targets(given, piped):
-        one.images.append(path)
-    return ()
+    one.images.append(host.file(given["path"]).path)
 
 
 # Cards and switches ---------------------------------------------------------------------------
@@ -203,6 +200,9 @@ def new_item(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]:
     """A folder with those above it, or an empty file."""
     path = PureWindowsPath(str(given["path"]))
     if str(given["itemtype"]).lower() == "directory":
+        if str(path).lower() in host.folders and "force" not in given:
+            words = f"An item with the specified name {path} already exists."
+            raise CmdletError(words, "DirectoryExist", "ResourceExists")
         host.folders |= {str(one).lower() for one in (path, *path.parents)}
     else:
         host.new_file(str(path))

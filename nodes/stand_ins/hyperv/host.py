@@ -20,6 +20,7 @@ _macs = itertools.count(0x155D000100)
 
 Given = dict[str, Any]
 Cmdlet = Callable[["Host", Given, list[Thing]], Iterable[Thing]]
+Each = Callable[["Host", "Machine", Given], None]
 CMDLETS: dict[str, tuple[Cmdlet, frozenset[str]]] = {}
 """Each cmdlet by its name in lower case, with the parameters that it takes."""
 
@@ -29,6 +30,21 @@ def cmdlet(name: str, parameters: str = "") -> Callable[[Cmdlet], Cmdlet]:
 
     def keep(function: Cmdlet) -> Cmdlet:
         CMDLETS[name.lower()] = function, frozenset(parameters.lower().split())
+        return function
+
+    return keep
+
+
+def each_machine(name: str, parameters: str = "Name") -> Callable[["Each"], "Each"]:
+    """Make a function a cmdlet that does something to each machine it is for, and gives nothing."""
+
+    def keep(function: "Each") -> "Each":
+        def run(host: "Host", given: Given, piped: list[Thing]) -> Iterable[Thing]:
+            for one in host.targets(given, piped):
+                function(host, one, given)
+            return ()
+
+        cmdlet(name, parameters)(run)
         return function
 
     return keep

@@ -6,7 +6,16 @@ import uuid
 from collections.abc import Iterable
 from pathlib import PureWindowsPath
 
-from nodes.stand_ins.hyperv.host import STATES, Drive, Given, Host, Machine, Snapshot, cmdlet
+from nodes.stand_ins.hyperv.host import (
+    STATES,
+    Drive,
+    Given,
+    Host,
+    Machine,
+    Snapshot,
+    cmdlet,
+    each_machine,
+)
 from nodes.stand_ins.hyperv.objects import CmdletError, Named, Thing
 
 
@@ -65,72 +74,42 @@ def new_vm(host: Host, given: Given, _piped: list[Thing]) -> Iterable[Thing]:
     yield made.shown(host.name)
 
 
-@cmdlet("Remove-VM", "Name Force")
-def remove_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Remove-VM", "Name Force")
+def remove_vm(host: Host, one: Machine, _given: Given) -> None:
     """A machine that is off; its disks stay."""
-    for one in host.targets(given, piped):
-        if one.state not in {"Off", "Saved"}:
-            message = f"'{one.name}' cannot be removed: it is in the state {one.state}."
-            raise CmdletError(message, "InvalidState", "InvalidOperation", one.name)
-        del host.machines[one.id]
-    return ()
+    if one.state not in {"Off", "Saved"}:
+        message = f"'{one.name}' cannot be removed: it is in the state {one.state}."
+        raise CmdletError(message, "InvalidState", "InvalidOperation", one.name)
+    del host.machines[one.id]
 
 
-@cmdlet("Start-VM", "Name")
-def start_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """Off, saved or paused ones."""
-    for one in host.targets(given, piped):
-        host.change(one, "Off Saved Paused Running", "Running")
-    return ()
+_CHANGES = (
+    ("Start-VM", "Name", "Off Saved Paused Running", "Running"),
+    # A reset: also of what runs no guest that listens.
+    ("Restart-VM", "Name Force", "Running Paused", "Running"),
+    ("Suspend-VM", "Name", "Running", "Paused"),
+    ("Resume-VM", "Name", "Paused", "Running"),
+    ("Save-VM", "Name", "Running Paused", "Saved"),
+    ("Remove-VMSavedState", "VMName", "Saved", "Off"),
+)
+"""Cmdlets that change a state alone: their parameters, states that they take, and the new one."""
 
 
-@cmdlet("Stop-VM", "Name TurnOff Force Save")
-def stop_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+def _changing(name: str, parameters: str, allowed: str, state: str) -> None:
+    @each_machine(name, parameters)
+    def change(host: Host, one: Machine, _given: Given) -> None:
+        host.change(one, allowed, state)
+
+
+for _change in _CHANGES:
+    _changing(*_change)
+
+
+@each_machine("Stop-VM", "Name TurnOff Force Save")
+def stop_vm(host: Host, one: Machine, given: Given) -> None:
     """Shut down, or turned off."""
-    for one in host.targets(given, piped):
-        allowed = "Running Paused" if given.get("turnoff") else "Running"
-        host.change(one, allowed, "Off")
-    return ()
-
-
-@cmdlet("Restart-VM", "Name Force")
-def restart_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """A reset: also of what runs no guest that listens."""
-    for one in host.targets(given, piped):
-        host.change(one, "Running Paused", "Running")
-    return ()
-
-
-@cmdlet("Suspend-VM", "Name")
-def suspend_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """Paused."""
-    for one in host.targets(given, piped):
-        host.change(one, "Running", "Paused")
-    return ()
-
-
-@cmdlet("Resume-VM", "Name")
-def resume_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """Going on."""
-    for one in host.targets(given, piped):
-        host.change(one, "Paused", "Running")
-    return ()
-
-
-@cmdlet("Save-VM", "Name")
-def save_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """Saved."""
-    for one in host.targets(given, piped):
-        host.change(one, "Running Paused", "Saved")
-    return ()
-
-
-@cmdlet("Remove-VMSavedState", "VMName")
-def remove_saved_state(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
-    """Off without its memory."""
-    for one in host.targets(given, piped):
-        host.change(one, "Saved", "Off")
-    return ()
+    allowed = "Running Paused" if given.get("turnoff") else "Running"
+    host.change(one, allowed, "Off")
 
 
 def _off(one: Machine) -> None:
@@ -139,77 +118,63 @@ def _off(one: Machine) -> None:
         raise CmdletError(message, "InvalidState", "InvalidOperation", one.name)
 
 
-@cmdlet("Set-VM", "Name Notes AutomaticCheckpointsEnabled CheckpointType")
-def set_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Set-VM", "Name Notes AutomaticCheckpointsEnabled CheckpointType")
+def set_vm(_host: Host, one: Machine, given: Given) -> None:
     """Its notes."""
-    for one in host.targets(given, piped):
-        one.notes = str(given.get("notes", one.notes))
-    return ()
+    one.notes = str(given.get("notes", one.notes))
 
 
-@cmdlet("Set-VMProcessor", "VMName Count")
-def set_processor(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Set-VMProcessor", "VMName Count")
+def set_processor(_host: Host, one: Machine, given: Given) -> None:
     """How many."""
-    for one in host.targets(given, piped):
-        _off(one)
-        one.cpus = int(given["count"])
-    return ()
+    _off(one)
+    one.cpus = int(given["count"])
 
 
-@cmdlet("Set-VMMemory", "VMName StartupBytes DynamicMemoryEnabled")
-def set_memory(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Set-VMMemory", "VMName StartupBytes DynamicMemoryEnabled")
+def set_memory(_host: Host, one: Machine, given: Given) -> None:
     """How much."""
-    for one in host.targets(given, piped):
-        _off(one)
-        one.memory = int(given.get("startupbytes", one.memory))
-    return ()
+    _off(one)
+    one.memory = int(given.get("startupbytes", one.memory))
 
 
-@cmdlet("Set-VMFirmware", "VMName EnableSecureBoot")
-def set_firmware(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Set-VMFirmware", "VMName EnableSecureBoot")
+def set_firmware(_host: Host, one: Machine, given: Given) -> None:
     """Secure boot on or off."""
-    for one in host.targets(given, piped):
-        one.secure_boot = str(given["enablesecureboot"]).lower() == "on"
-    return ()
+    one.secure_boot = str(given["enablesecureboot"]).lower() == "on"
 
 
-@cmdlet("Set-VMKeyProtector", "VMName NewLocalKeyProtector")
-def set_key_protector(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Set-VMKeyProtector", "VMName NewLocalKeyProtector")
+def set_key_protector(_host: Host, one: Machine, _given: Given) -> None:
     """A key for its TPM."""
-    for one in host.targets(given, piped):
-        one.has_key = True
-    return ()
+    one.has_key = True
 
 
-@cmdlet("Enable-VMTPM", "VMName")
-def enable_tpm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Enable-VMTPM", "VMName")
+def enable_tpm(_host: Host, one: Machine, _given: Given) -> None:
     """A TPM, which takes a key first."""
-    for one in host.targets(given, piped):
-        if not one.has_key:
-            raise CmdletError("A key protector is not defined.", "OperationFailed")
-        one.has_tpm = True
-    return ()
+    if not one.has_key:
+        raise CmdletError("A key protector is not defined.", "OperationFailed")
+    one.has_tpm = True
 
 
-@cmdlet("Move-VM", "Name DestinationHost IncludeStorage DestinationStoragePath")
-def move_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Move-VM", "Name DestinationHost IncludeStorage DestinationStoragePath")
+def move_vm(host: Host, one: Machine, given: Given) -> None:
     """To a peer, with its storage or without."""
     wanted = str(given.get("destinationhost", ""))
     to = host.peers.get(wanted)
-    for one in host.targets(given, piped):
-        local = [drive.path for drive in one.drives if not drive.path.startswith("\\\\")]
-        if to is None:
-            message = f"Virtual machine migration operation failed at source: no host {wanted!r}."
-            raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
-        if local and not given.get("includestorage"):
-            message = f"The destination host has no access to {local[0]}."
-            raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
-        for path in [*itertools.chain.from_iterable(map(host.chain, local)), *one.images]:
-            to.files[path.lower()] = host.files.pop(path.lower())
-        to.folders.add(str(given.get("destinationstoragepath", "c:\\")).lower())
-        one.path = str(given.get("destinationstoragepath", one.path))
-        to.machines[one.id] = host.machines.pop(one.id)
-    return ()
+    local = [drive.path for drive in one.drives if not drive.path.startswith("\\\\")]
+    if to is None:
+        message = f"Virtual machine migration operation failed at source: no host {wanted!r}."
+        raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
+    if local and not given.get("includestorage"):
+        message = f"The destination host has no access to {local[0]}."
+        raise CmdletError(message, "OperationFailed", "InvalidOperation", one.name)
+    for path in [*itertools.chain.from_iterable(map(host.chain, local)), *one.images]:
+        to.files[path.lower()] = host.files.pop(path.lower())
+    to.folders.add(str(given.get("destinationstoragepath", "c:\\")).lower())
+    one.path = str(given.get("destinationstoragepath", one.path))
+    to.machines[one.id] = host.machines.pop(one.id)
 
 
 # Checkpoints ----------------------------------------------------------------------------------
@@ -226,16 +191,14 @@ def _shown(one: Machine, kept: Snapshot) -> Thing:
     return Thing(("VMSnapshot", "VirtualMachineBase"), values)
 
 
-@cmdlet("Checkpoint-VM", "Name SnapshotName")
-def checkpoint_vm(host: Host, given: Given, piped: list[Thing]) -> Iterable[Thing]:
+@each_machine("Checkpoint-VM", "Name SnapshotName")
+def checkpoint_vm(host: Host, one: Machine, given: Given) -> None:
     """One more: each disk stays as it is beneath a difference."""
-    for one in host.targets(given, piped):
-        state = "Saved" if one.state == "Running" else one.state
-        name = str(given.get("snapshotname", one.name))
-        kept = Snapshot(uuid.uuid4(), name, state, one.cpus, one.memory, one.drives)
-        one.snapshots.append(kept)
-        one.drives = _over(host, kept)
-    return ()
+    state = "Saved" if one.state == "Running" else one.state
+    name = str(given.get("snapshotname", one.name))
+    kept = Snapshot(uuid.uuid4(), name, state, one.cpus, one.memory, one.drives)
+    one.snapshots.append(kept)
+    one.drives = _over(host, kept)
 
 
 def _over(host: Host, kept: Snapshot) -> list[Drive]:
