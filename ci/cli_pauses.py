@@ -57,13 +57,39 @@ def add_pauses(
     operator: Callable[[], str],
 ) -> None:
     """Add the verbs to the program."""
-    kind = click.argument("kind", type=click.Choice(KINDS))
-    name = click.argument("name")
+    _add_pause(group, config_option, operator)
 
     @group.command()
     @config_option
-    @kind
-    @name
+    @_what
+    def resume(config: Path, kind: str, name: str) -> None:
+        """End a pause before its time."""
+        from ci.clock import SystemClock  # noqa: PLC0415
+        from ci.pausing import resume as do  # noqa: PLC0415
+
+        click.echo(do(config, kind, name, by=operator(), at=SystemClock().now()))
+
+    @group.command()
+    @config_option
+    @json_option
+    def pauses(config: Path, *, as_json: bool) -> None:
+        """List what is paused or in maintenance now."""
+        from ci.clock import SystemClock  # noqa: PLC0415
+        from ci.pausing import show  # noqa: PLC0415
+
+        show(config, at=SystemClock().now(), as_json=as_json)
+
+
+def _what(function: Callable[..., None]) -> Callable[..., None]:
+    """What is paused: its kind, then its name."""
+    named = click.argument("name")(function)
+    return click.argument("kind", type=click.Choice(KINDS))(named)
+
+
+def _add_pause(group: click.Group, config_option: Decorator, operator: Callable[[], str]) -> None:
+    @group.command()
+    @config_option
+    @_what
     @click.option("--why", required=True, help="For the pages, what waits and the audit log.")
     @click.option("--until", type=Moment(), help="When it ends by itself, in UTC.")
     @click.option("--for", "length", type=Length(), help="The same as a length: 30m, 2h, 1d.")
@@ -85,24 +111,3 @@ def add_pauses(
         now = SystemClock().now()
         until = now + length if length is not None else until
         click.echo(do(config, kind, name, by=operator(), why=why, until=until, at=now))
-
-    @group.command()
-    @config_option
-    @kind
-    @name
-    def resume(config: Path, kind: str, name: str) -> None:
-        """End a pause before its time."""
-        from ci.clock import SystemClock  # noqa: PLC0415
-        from ci.pausing import resume as do  # noqa: PLC0415
-
-        click.echo(do(config, kind, name, by=operator(), at=SystemClock().now()))
-
-    @group.command()
-    @config_option
-    @json_option
-    def pauses(config: Path, *, as_json: bool) -> None:
-        """List what is paused or in maintenance now."""
-        from ci.clock import SystemClock  # noqa: PLC0415
-        from ci.pausing import show  # noqa: PLC0415
-
-        show(config, at=SystemClock().now(), as_json=as_json)

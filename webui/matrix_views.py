@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the matrix reads: badges for states and words, where its links lead. Pure."""
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
-from ci.matrix.cells import MEANINGS, WORDS, Cell, Matrix, State
+from ci.matrix.cells import MEANINGS, WORDS, Cell, Column, Matrix, State
 from ci.matrix.export import evidence_words
+from ci.model.result import Grade
 from ci.store.reads.matrix import Word
 from webui.views import Badge
 
 __all__ = [
     "DECLARED",
     "cell_path",
+    "column_groups",
+    "column_id",
     "counts",
     "difference_words",
     "evidence_words",
@@ -57,6 +61,25 @@ def legend() -> tuple[tuple[Badge, str], ...]:
 def cell_path(cell: Cell) -> str:
     """The page of a cell."""
     return f"/matrix/{quote(cell.feature, safe='')}/{quote(cell.system, safe='')}"
+
+
+def column_groups(columns: Sequence[Column]) -> tuple[tuple[str, tuple[Column, ...]], ...]:
+    """Columns by what stands behind them, for jumping to one; groups without any are left out."""
+    groups: dict[str, list[Column]] = {"Real": [], "Simulated": [], "No node": []}
+    for column in columns:
+        groups[_group(column)].append(column)
+    return tuple((name, tuple(found)) for name, found in groups.items() if found)
+
+
+def column_id(key: str) -> str:
+    """Where a column stands on the page; keys may hold anything."""
+    return f"column-{quote(key, safe='').replace('%', '.')}"
+
+
+def _group(column: Column) -> str:
+    if not column.grades:
+        return "No node"
+    return "Real" if {Grade.BARE, Grade.NESTED} & {*column.grades} else "Simulated"
 
 
 def difference_words(cell: Cell) -> str:

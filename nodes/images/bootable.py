@@ -23,8 +23,12 @@ from nodes.images.build import Progress, default_cache, locked
 from nodes.images.packages import PackageSource
 
 # The agent is on the first serial line. The second, where a log is kept, gets the kernel's words
-# as an early console that stays: of two ordinary ones, Linux takes only the first.
-ARGUMENTS = "earlycon=uart8250,io,0x2f8,115200 keep_bootcon console=tty0 console=ttyS0,115200"
+# as an early console that stays: of two ordinary ones, Linux takes only the first. There the tiny
+# guest also writes what its agent says.
+ARGUMENTS = (
+    "earlycon=uart8250,io,0x2f8,115200 keep_bootcon console=tty0 console=ttyS0,115200 "
+    "tiny.log=ttyS1"
+)
 FIRMWARE, UEFI = "hw_firmware_type", "uefi"  # Glance's property of such an image
 _TOOLS = {
     "objcopy": "binutils",

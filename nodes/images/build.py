@@ -131,15 +131,27 @@ def image(
         found = _load(folder)
         if found:
             return found
-        for leftover in folder.parent.glob(".building-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-        try:
+        with whole(folder, ".building-") as work:
             _build(work, cache / "packages", recipe, say)
-            work.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return _loaded(folder)
+
+
+@contextlib.contextmanager
+def whole(folder: Path, prefix: str) -> Iterator[Path]:
+    """A folder beside another, which it becomes in one step once it is filled.
+
+    Args:
+        folder: What it becomes; it is not there yet.
+        prefix: Of its name meanwhile; what an earlier build left under it is removed.
+    """
+    for leftover in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        yield work
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ MODULES = (
     *("virtio_console", "virtio_balloon", "virtio_scsi", "virtio_rng", "sd_mod", "sr_mod"),
     *("isofs", "vfat", "nls_ascii", "nls_cp437", "ext4", "xen_blkfront", "xen_netfront"),
     *("ata_piix", "ahci", "e1000", "8139cp", "tpm_tis", "tpm_crb", "hv_storvsc", "hv_netvsc"),
+    *("vmw_pvscsi", "vmxnet3"),
     # ext4 asks for the last one by its algorithm, so that no dependency names it.
     *("efivarfs", "gpio_keys", "crc32c_generic"),
 )

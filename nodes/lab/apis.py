@@ -9,6 +9,7 @@ any process finds it again; the password is random, made when it is first starte
 import json
 import os
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ class ApiHost:
         self.password_file = folder / "password"
         self.ca_file = folder / "certificate.pem"
         self.key_file = folder / "key.pem"
+        self.scratch = folder / "tmp"
+        """For temporary files of a program that is told of it; empty at each start."""
 
     def start(self, program: Program) -> None:
         """Start it, and wait until it serves; one that runs is left as it is.
@@ -91,6 +94,7 @@ class ApiHost:
             yield self._said()
         finally:
             _end(process)
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def stop(self) -> None:
         """End it; repeatable."""
@@ -104,6 +108,7 @@ class ApiHost:
             else:
                 proc.kill_group(pid)
         (self.folder / "process.json").unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def is_running(self) -> bool:
         """Whether the process that was started still lives."""
@@ -127,6 +132,8 @@ class ApiHost:
     def _spawn(self, program: Program, before: Sequence[str]) -> proc.Process:
         password = self.password()
         self._certify()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
         env = {**os.environ, **program.env, program.password_as: password}
         with (self.folder / "log").open("wb") as log:
             process = proc.spawn([*before, *program.argv], stdout=log, env=env, cwd=self.folder)

@@ -9,7 +9,6 @@ import gzip
 import json
 import os
 import shutil
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from ci import proc
 from ci.errors import ConfigError
 from nodes.images import initramfs, tree
-from nodes.images.build import Progress, default_cache, locked, require_tools
+from nodes.images.build import Image, Progress, default_cache, locked, require_tools, whole
 from nodes.images.packages import Package, PackageSource
 from nodes.lab import rootfs
 from nodes.lab.recipe import DISK_SIZE, NestedRecipe, standard
@@ -38,38 +37,17 @@ _SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NestedImage:
+class NestedImage(Image):
     """A built image; its files are never changed.
 
     Attributes:
-        folder: Where it lies.
-        fingerprint: Its recipe's fingerprint.
         facts: kernel, xen, libvirt, qemu, lxc and openssh, each a version, and image.
     """
-
-    folder: Path
-    fingerprint: str
-    facts: dict[str, str]
-
-    @property
-    def kernel(self) -> Path:
-        """The Linux kernel, also of dom0."""
-        return self.folder / "vmlinuz"
 
     @property
     def xen(self) -> Path:
         """The Xen hypervisor, unpacked: QEMU's multiboot wants the bare ELF file."""
         return self.folder / "xen"
-
-    @property
-    def initrd(self) -> Path:
-        """The first stage."""
-        return self.folder / "initrd"
-
-    @property
-    def disk(self) -> Path:
-        """The root file system as qcow2; nodes put an overlay on it."""
-        return self.folder / "disk.qcow2"
 
 
 def find(cache: Path | None = None, recipe: NestedRecipe | None = None) -> NestedImage | None:
@@ -111,15 +89,9 @@ def image(
     with locked(images / ".nested.lock", lambda: say("waiting for another builder")):
         if found := find(cache, recipe):
             return found
-        for leftover in images.glob(".nesting-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=".nesting-", dir=images))
-        try:
+        with whole(images / recipe.fingerprint, ".nesting-") as work:
             _build(work, cache / "packages", recipe, say)
-            work.rename(images / recipe.fingerprint)
-            remove_unused(images, recipe.fingerprint, time.time())
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        remove_unused(images, recipe.fingerprint, time.time())
     made = find(cache, recipe)
     if made is None:
         raise ConfigError("the image of the nested nodes vanished", hint="build it again")

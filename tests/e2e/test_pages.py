@@ -148,6 +148,25 @@ def test_the_matrix_scrolls_within_itself_beside_its_features(lab, server, windo
     assert window.run(moved) == [600, True, True]
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_matrix_tells_that_it_goes_on_and_columns_are_jumped_to(lab, server, window, width):
+    url = addresses(server, lab.story)["matrix"]
+    window.open(f"{url}?evidence=0#column-powervm", width=width)
+    jumped = """
+        const edge = (selector) => document.querySelector(selector).getBoundingClientRect();
+        const [box, to] = [edge(".scroll"), edge(".features thead th:target")];
+        return to.left >= edge(".corner").right - 1 && to.right <= box.right;
+    """
+    more = "return Number(getComputedStyle(document.querySelector('.frame'), '::after').opacity)"
+    assert window.run(jumped)
+    scroll = "document.querySelector('.scroll').scrollTo({}, 0)"
+    wait = WebDriverWait(window.driver, 30)
+    window.run(scroll.format(0))
+    wait.until(lambda _: window.run(more) == 1)
+    window.run(scroll.format(99999))
+    wait.until(lambda _: window.run(more) == 0)
+
+
 def test_an_operator_releases_a_held_review_without_javascript(lab, server, tmp_path):
     with start(tmp_path, javascript=False) as window:
         window.open(f"{server.url}outbox", width=390)

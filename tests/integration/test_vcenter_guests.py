@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,15 @@ def test_a_guest_is_asked(hypervisor: Any, image: GuestImage) -> None:
         agent = GuestAgent(line, GUEST)
         first = agent.ready(BOOT_S)
         assert first["uefi"]
+        assert "meta_data.json" in agent.ask("configdrive")["files"]
+        log = hypervisor.console_log(GUEST)
+        assert b"Linux version" in log
+        assert b'"event": "boot"' in log
         _hot_plug(hypervisor, agent)
         _power(hypervisor, agent, first["boot_id"])
     finally:
         line.close()
 
-    assert b"Linux version" in hypervisor.console_log(GUEST)
     hypervisor.shutdown(GUEST)
     assert hypervisor.info(GUEST).state is GuestState.SHUTOFF
     hypervisor.start(GUEST)
@@ -98,6 +102,30 @@ def _power(hypervisor: Any, agent: GuestAgent, boot_id: str) -> None:
     assert agent.ask("info")["boot_id"] == boot_id
     hypervisor.reboot(GUEST, hard=True)
     assert agent.ready(BOOT_S)["boot_id"] != boot_id
+
+
+def test_a_snapshot_brings_back_what_the_disk_held(hypervisor: Any, image: GuestImage) -> None:
+    hypervisor.launch(GuestSpec(name=GUEST, image=image, memory_mib=256))
+    with _asked(hypervisor) as agent:
+        agent.ask("write vda before")
+        hypervisor.snapshot(GUEST, "first")
+        agent.ask("write vda after!")
+        assert agent.ask("read vda 6")["data"] == "after!"
+    hypervisor.revert(GUEST, "first")
+    with _asked(hypervisor) as agent:
+        assert agent.ask("read vda 6")["data"] == "before"
+    assert hypervisor.info(GUEST).state is GuestState.RUNNING
+
+
+@contextmanager
+def _asked(hypervisor: Any) -> Iterator[GuestAgent]:
+    line = hypervisor.console(GUEST)
+    try:
+        agent = GuestAgent(line, GUEST)
+        agent.ready(BOOT_S)
+        yield agent
+    finally:
+        line.close()
 
 
 def _sizes(agent: GuestAgent) -> set[int]:

@@ -195,3 +195,15 @@ def test_a_node_out_of_work_is_not_called_free(lab):
     assert "Held until 2026-11-22 19:11:00 UTC by ann" in rows["libvirt-1"]
     assert "the next failing build leaves it held" in rows["libvirt-4"]
     assert rows["libvirt-4"].count("free") == 1
+
+
+def test_a_node_shows_how_real_its_hypervisor_is_also_when_it_is_free(lab):
+    told = {"likeness": "simulator, vcenter:/DC0/DC0_C0 (0a1b2c3d)", "vcenter": "6.5.0"}
+    lab.rows.node("vc-1", label="vcenter", provider="lab", facts=told)
+    lab.rows.node("vc-2", label="vcenter", provider="lab", facts={"vcenter": "6.5.0"})
+    with client_of(lab.app) as client:
+        text = client.get("/nodes").text
+    cells = re.findall(r'<td class="c-job">(.*?)</td>', text)
+    grades = {re.findall(r'"id">([^<]*)', one)[0]: "grade simulator" in one for one in cells}
+    assert grades["vc-1"]
+    assert not grades["vc-2"]

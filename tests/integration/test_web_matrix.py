@@ -150,3 +150,26 @@ def test_evidence_outlives_the_build_that_gave_it(tmp_path):
     with client_of(app) as client:
         assert "a build that is no longer kept" in client.get(SNAPSHOT).text
     made.database.close()
+
+
+def test_columns_can_be_jumped_to_by_what_stands_behind_them(client):
+    text = client.get("/matrix").text
+    jump = text[text.index('<nav class="columns"') : text.index('<div class="frame"')]
+    links = re.findall(r'href="#(column-[^"]+)"', jump)
+    assert len(links) == len(set(links)) == 16
+    assert all(f'<th scope="col" id="{link}"' in text for link in links)
+    assert re.findall(r"<dt>(.*?)</dt>", jump) == ["Real", "Simulated", "No node"]
+    assert "16 columns. Those that do not fit stand to the right" in jump
+    assert '<nav class="columns"' not in client.get("/matrix?system=libvirt-xen").text
+
+
+def test_what_only_a_stand_in_showed_is_not_said_of_the_system_itself(client):
+    text = client.get("/matrix").text
+    found = re.findall(
+        r'<a class="plain" href="(/matrix/[^"]+)"(?:(?!</td>).)*?class="grade emulator"', text
+    )
+    page = client.get(found[0]).text
+    assert "works, on our emulator only</span></h1>" in page
+    assert '<section class="verdict warn">' in page
+    assert "It says nothing of " in page
+    assert "emulator only" not in client.get(SNAPSHOT).text

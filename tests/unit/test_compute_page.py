@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a run: each row by its worst word, and nothing hostile comes through."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ci.jobs.compute import involved
 from ci.jobs.compute.page import GRADES, Run, render
 from ci.jobs.compute.record import Said
 from ci.model.evidence import System
 from ci.model.feature import Feature
 from ci.model.result import Grade
+from nodes.hypervisors.base import Access, GuestImage
+from nodes.hypervisors.dummy import connect
 
 BEGAN = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>"
@@ -58,3 +62,58 @@ def test_nothing_hostile_comes_through():
     page = render(replace(mine, hypervisor=HOSTILE, second=HOSTILE, system=system))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_what_a_signature_stands_for_is_on_the_page():
+    kept = replace(
+        run(said("passed")),
+        adapter="nodes.hypervisors.vcenter.VcenterHypervisor, pyvmomi 9.1.1",
+        guest="our tiny guest for x86_64: kernel 6.1",
+        evidence=("evidence.json", "ab" * 32),
+    )
+    page = render(kept)
+    for words in (kept.adapter, kept.guest, "SHA-256 " + "ab" * 32, "sha256sum evidence.json"):
+        assert words in page
+    assert "No evidence file was kept" in (alone := render(run(said("passed"))))
+    assert "none was asked" in alone
+
+
+def test_rows_that_were_not_run_are_named():
+    page = render(replace(run(said("passed")), only=frozenset({Feature.PAUSE})))
+    assert "no run of the whole suite" in page
+    assert "Not in this run, so nothing is said of: " in page
+    assert "Suspend instance" in page
+    assert "no run of the whole suite" not in render(run(said("passed")))
+
+
+def test_a_failure_is_there_in_full():
+    told = "E   vCenter says: <InvalidPowerState>"
+    broken = replace(said("failed", "InvalidPowerState"), details=told)
+    assert "vCenter says: &lt;InvalidPowerState&gt;</pre>" in render(run(broken))
+
+
+def test_a_test_that_was_not_tried_says_why_beside_one_that_works():
+    page = render(run(said("passed"), said("skipped", "not tried: needs a guest", "t.py::b")))
+    assert "t.py::b: not tried, 0.0 s: needs a guest</small>" in page
+
+
+def test_an_adapter_is_named_with_its_sdk(tmp_path):
+    vcenter = pytest.importorskip("nodes.hypervisors.vcenter")
+    made = connect("dummy:///", Access(work=tmp_path))
+    assert involved.adapter(made) == "nodes.hypervisors.dummy.DummyHypervisor"
+    told = involved.adapter(object.__new__(vcenter.VcenterHypervisor))
+    assert re.fullmatch(r"nodes[.]hypervisors[.]vcenter[.]VcenterHypervisor, pyvmomi \d\S*", told)
+
+
+def test_a_guest_is_named_with_what_it_is_made_of(tmp_path):
+    image = GuestImage(kernel=tmp_path / "vmlinuz")
+    assert involved.guest(image) == "our tiny guest for x86_64"
+    (tmp_path / "manifest.json").write_text('{"kernel": "6.1.0"}')
+    assert involved.guest(image) == "our tiny guest for x86_64: kernel 6.1.0"
+
+
+@pytest.mark.parametrize("grade", list(Grade))
+def test_only_a_run_on_a_real_hypervisor_is_called_conformance(grade: Grade):
+    page = render(run(said("passed"), grade=grade))
+    assert ("<h1>Conformance of UML</h1>" in page) is (grade in {Grade.BARE, Grade.NESTED})
+    assert ("no conformance, of UML</h1>" in page) is (grade not in {Grade.BARE, Grade.NESTED})

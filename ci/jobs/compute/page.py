@@ -31,6 +31,11 @@ GRADES = {
     Grade.NONE: "nobody said how real it is: this is evidence of nothing",
 }
 """Each grade as the page explains it."""
+_NO_CONFORMANCE = {
+    Grade.SIMULATOR: "Run on a simulator, no conformance, of",
+    Grade.EMULATOR: "Run on our emulator, no conformance, of",
+    Grade.NONE: "Run of unknown grade, no conformance, of",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,10 @@ class Run:
         ended: Aware, UTC.
         words: Every test's word, in the order of the run.
         replay_of: The recording that answered instead, or nothing.
+        adapter: Its class and its SDK's version.
+        guest: What was booted; empty where nobody was asked.
+        evidence: Name and SHA-256 of the file with the evidence, or nothing.
+        only: The rows that were asked for; all when empty.
     """
 
     hypervisor: str
@@ -56,6 +65,10 @@ class Run:
     ended: datetime
     words: Sequence[Said]
     replay_of: str = ""
+    adapter: str = ""
+    guest: str = ""
+    evidence: tuple[str, str] | None = None
+    only: frozenset[Feature] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +97,27 @@ def render(run: Run) -> str:
         counts[row.word] += 1
     return _template().render(
         run=run,
+        kind=_kind(run),
         rows=rows,
+        absent=[_title(one) for one in Feature if one.value not in {row.feature for row in rows}],
         counts=dict(counts),
         grade=GRADES[run.system.grade],
         versions={key: text for key, text in run.system.versions.items() if key != "cpu-flags"},
         by=f"{getpass.getuser()} on {platform.node()}",
-        program=f"hypervouch {version('hypervouch')}",
+        program=f"hypervouch {version('hypervouch')} on Python {platform.python_version()}",
     )
+
+
+def _kind(run: Run) -> str:
+    """What the page is, before the name of the system."""
+    if run.replay_of:
+        return "Replay, no conformance, of"
+    return _NO_CONFORMANCE.get(run.system.grade, "Conformance of")
+
+
+def _title(feature: Feature) -> str:
+    known = nova.rows().get(feature.value)
+    return known.title if known else feature.value
 
 
 def _rows(words: Sequence[Said]) -> list[Row]:
@@ -102,12 +129,11 @@ def _rows(words: Sequence[Said]) -> list[Row]:
         tests = by_feature.get(feature)
         if not tests:
             continue
-        known = nova.rows().get(feature.value)
         worst = max(tests, key=rank)
         rows.append(
             Row(
                 feature=feature.value,
-                title=known.title if known else feature.value,
+                title=_title(feature),
                 word=worst.word,
                 why=worst.why,
                 tests=tuple(tests),

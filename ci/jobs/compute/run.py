@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from ci import log
+from ci import log, plain
 from ci.errors import ConfigError, HarnessBroken, HypervouchBug, HypervouchError
 from ci.jobs import trouble
-from ci.jobs.compute import page, replay
+from ci.jobs.compute import involved, page, replay
 from ci.jobs.compute.bench import Bench, Manner
 from ci.jobs.compute.patient import patient
 from ci.jobs.compute.plugin import ComputePlugin
@@ -95,7 +95,8 @@ def run(order: Order, say: Callable[[str], None]) -> int:
     """
 
     def told(line: str) -> None:
-        say(log.shown(line))
+        # A table of all rows is long, and no line of it is.
+        say("\n".join(plain.line(one) for one in log.shown(line).split("\n")))
 
     try:
         return _outcome(order, told)
@@ -228,7 +229,7 @@ def _tested(order: Order, record: Record, manner: Manner, say: Callable[[str], N
         status = _tests(order, plugin)
         say("")
         say(record.table())
-        _write_down(order, record, bench, began)
+        _write_down(order, record, bench, began, involved.adapter(first))
     if plugin.trouble.error is not None:
         raise plugin.trouble.error
     if status == pytest.ExitCode.INTERRUPTED:
@@ -242,7 +243,7 @@ def _tested(order: Order, record: Record, manner: Manner, say: Callable[[str], N
     return FAILS if record.failed() else WORKS
 
 
-def _write_down(order: Order, record: Record, bench: Bench, began: datetime) -> None:
+def _write_down(order: Order, record: Record, bench: Bench, began: datetime, adapter: str) -> None:
     if order.report is not None:
         evidence = record.evidence(bench.system)
         name = f"compute on {order.hypervisor}"
@@ -257,6 +258,10 @@ def _write_down(order: Order, record: Record, bench: Bench, began: datetime) -> 
             ended=datetime.now(UTC),
             words=record.words,
             replay_of=bench.replay_of,
+            adapter=adapter,
+            guest=involved.guest(bench.image) if bench.asks_guests else "",
+            evidence=(order.report.name, involved.digest(order.report)) if order.report else None,
+            only=order.features,
         )
         page.write(order.html, run)
 

@@ -22,6 +22,7 @@ const (
 	emulator  = "qemu-system-x86_64"
 	firmware  = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	variables = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	cdUnit    = 7 // a controller of ESXi has this place for itself
 )
 
 // guest is one QEMU, that belongs to a machine that is on or suspended.
@@ -88,8 +89,11 @@ func arguments(folder string, vm *mo.VirtualMachine, has hardware) ([]string, er
 	if has.log != "" {
 		argv = append(argv, "-chardev", "file,id=log,path="+has.log, "-serial", "chardev:log")
 	}
+	argv = append(argv, "-device", "pvscsi,id=scsi")
 	if has.cd != "" {
-		argv = append(argv, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+has.cd, "-device", "ide-cd,drive=cd")
+		// Not on the IDE controller: this firmware leaves its ports switched off.
+		argv = append(argv, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+has.cd,
+			"-device", "scsi-cd,drive=cd,bus=scsi.0,scsi-id="+fmt.Sprint(cdUnit))
 	}
 	ids := sorted(has.disks)
 	sort.SliceStable(ids, func(one, other int) bool { return has.disks[ids[one]].unit < has.disks[ids[other]].unit })
@@ -113,11 +117,18 @@ func (d disk) block(id string) record {
 }
 
 func (d disk) device(id string) record {
-	return record{"driver": "virtio-blk-pci", "id": id, "drive": "node-" + id, "share-rw": d.shared}
+	made := record{"driver": "scsi-hd", "id": id, "drive": "node-" + id, "share-rw": d.shared,
+		"bus": "scsi.0", "scsi-id": d.unit}
+	if d.unit == 0 { // what is booted: this firmware knows no PVSCSI
+		made["driver"] = "virtio-blk-pci"
+		delete(made, "bus")
+		delete(made, "scsi-id")
+	}
+	return made
 }
 
 func (c card) device(id string) record {
-	return record{"driver": "virtio-net-pci", "id": id, "netdev": "net-" + id, "mac": c.mac, "romfile": ""}
+	return record{"driver": "vmxnet3", "id": id, "netdev": "net-" + id, "mac": c.mac, "romfile": ""}
 }
 
 // become plugs in and out what has changed while the guest runs.

@@ -32,7 +32,11 @@ func (g *guests) Reference() types.ManagedObjectReference {
 }
 
 // PutObject is told of new objects.
-func (g *guests) PutObject(*simulator.Context, mo.Reference) {}
+func (g *guests) PutObject(ctx *simulator.Context, made mo.Reference) {
+	if one, ok := made.(*simulator.VirtualMachineSnapshot); ok {
+		note(one.Self, g.keep(ctx, one))
+	}
+}
 
 // UpdateObject is told of changes, after them.
 func (g *guests) UpdateObject(ctx *simulator.Context, changed mo.Reference, changes []types.PropertyChange) {
@@ -62,6 +66,7 @@ func (g *guests) RemoveObject(_ *simulator.Context, gone types.ManagedObjectRefe
 	g.end(gone)
 	_ = os.Remove(g.folder + "/" + gone.Value + ".vars")
 	_ = os.Remove(g.folder + "/" + gone.Value + ".errors")
+	_ = os.RemoveAll(g.kept(gone))
 }
 
 func (g *guests) follow(ctx *simulator.Context, vm *mo.VirtualMachine) {
@@ -109,10 +114,8 @@ func (g *guests) watch(registry *simulator.Registry, vm *mo.VirtualMachine, one 
 		if g.of(vm.Self) != one {
 			return
 		}
-		off := types.VirtualMachinePowerStatePoweredOff
 		if machine, ok := registry.Get(vm.Self).(*simulator.VirtualMachine); ok {
-			ctx.Update(machine, []types.PropertyChange{
-				{Name: "runtime.powerState", Val: off}, {Name: "summary.runtime.powerState", Val: off}})
+			switchOff(ctx, machine)
 		}
 	})
 }

@@ -16,8 +16,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// disk, card and hardware are what of a machine's configuration QEMU is given. PVSCSI and vmxnet3
-// become virtio: a guest sees other devices than under ESXi, in the same order.
+// disk, card and hardware are what of a machine's configuration QEMU is given: disks on a PVSCSI
+// controller and vmxnet3 cards, as under ESXi, but QEMU's own models of them, and the first disk
+// and the CD otherwise.
 type disk struct {
 	path   string
 	unit   int32

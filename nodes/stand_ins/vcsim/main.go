@@ -138,6 +138,10 @@ func before(behind *guests, counted *counter) func(*simulator.Context, *simulato
 		if machine, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok && ctx.Session != nil && ours[method.Name] {
 			ctx.Session.Registry.Put(&virtualMachine{machine, behind})
 		}
+		if kept, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachineSnapshot); ok && ctx.Session != nil &&
+			behind != nil && method.Name == "RevertToSnapshot_Task" {
+			ctx.Session.Registry.Put(&snapshot{kept, behind})
+		}
 		return nil, nil
 	}
 }
