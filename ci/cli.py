@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ci import log
+from ci import log, plain
 from ci.cli_database import add_database
 from ci.cli_drain import add_drain
 from ci.cli_lab import add_lab
@@ -34,9 +34,9 @@ class ErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except HypervouchError as error:
-            click.secho(f"hypervouch: {error.message}", fg="red", err=True)
+            click.secho(f"hypervouch: {plain.text(error.message)}", fg="red", err=True)
             if error.hint:
-                click.echo(f"  fix: {error.hint}", err=True)
+                click.echo(f"  fix: {plain.text(error.hint)}", err=True)
             ctx.exit(1)
         except BrokenPipeError:
             sys.stderr.close()
@@ -202,9 +202,9 @@ def doctor(config: Path, as_json: bool) -> None:
             mark = (
                 click.style("ok  ", fg="green") if finding.good else click.style("BAD ", fg="red")
             )
-            click.echo(f"{mark} {finding.what}: {finding.message}")
+            click.echo(f"{mark} {plain.text(f'{finding.what}: {finding.message}')}")
             if finding.hint:
-                click.echo(f"      fix: {finding.hint}")
+                click.echo(f"      fix: {plain.text(finding.hint)}")
     sys.exit(0 if all(f.good for f in findings) else 1)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ci import plain
 from ci.cli_pauses import Length
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -71,7 +72,9 @@ def _add_looks(
         if as_json:
             click.echo(json.dumps(asdict(found)))
         else:
-            click.echo(f"{name} is {'fit' if found.fit else f'not fit: {found.trouble}'}")
+            click.echo(
+                f"{name} is {'fit' if found.fit else f'not fit: {plain.text(found.trouble)}'}"
+            )
         sys.exit(0 if found.fit else 1)
 
     @nodes.command()

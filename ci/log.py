@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import structlog
 
+from ci import plain
 from ci.errors import ConfigError
 
 MARK = "[redacted]"
@@ -88,6 +89,7 @@ def configure(*, level: str = "INFO", json_lines: bool | None = None) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 _redact_values,
+                *([] if as_json else [_plain_values]),
                 renderer,
                 _redact,
             ],
@@ -147,6 +149,13 @@ def _redact_values(
 ) -> structlog.typing.EventDict:
     """Before texts are quoted: a traceback that quotes a secret is quoted once more."""
     return {k: shown(v) if isinstance(v, str) else v for k, v in event_dict.items()}
+
+
+def _plain_values(
+    _logger: Any, _method: str, event_dict: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """What a terminal would obey is shown to it, and not done; JSON escapes it anyway."""
+    return {k: plain.text(v) if isinstance(v, str) else v for k, v in event_dict.items()}
 
 
 def _redact(_logger: Any, _method: str, line: Any) -> Any:

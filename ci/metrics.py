@@ -247,26 +247,27 @@ class Metrics:
     @contextmanager
     def catch_up(self, connection: str) -> Iterator[None]:
         """Count and time a catch-up; an error passes through."""
-        began = perf_counter()
-        outcome = "failed"
-        try:
+        with _timed(self.catch_ups, self.catch_up_seconds, connection):
             yield
-            outcome = "done"
-        finally:
-            self.catch_ups.labels(connection, outcome).inc()
-            self.catch_up_seconds.labels(connection).observe(perf_counter() - began)
 
     @contextmanager
     def chore(self, name: str) -> Iterator[None]:
         """Count and time a turn of a chore; an error passes through."""
-        began = perf_counter()
-        outcome = "failed"
-        try:
+        with _timed(self.chores, self.chore_seconds, name):
             yield
-            outcome = "done"
-        finally:
-            self.chores.labels(name, outcome).inc()
-            self.chore_seconds.labels(name).observe(perf_counter() - began)
+
+
+@contextmanager
+def _timed(turns: Counter, seconds: Histogram, name: str) -> Iterator[None]:
+    """Count one turn by name and outcome, and time it; an error passes through."""
+    began = perf_counter()
+    outcome = "failed"
+    try:
+        yield
+        outcome = "done"
+    finally:
+        turns.labels(name, outcome).inc()
+        seconds.labels(name).observe(perf_counter() - began)
 
 
 class _OwnState(Collector):

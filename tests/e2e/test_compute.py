@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from ci.sandbox.author import PushedChange, Pusher
+from ci.sandbox.client import authorities
 from nodes.images.tiny import tiny
 from nodes.lab.libvirt_host import LibvirtHost
 from tests.kit.installation import Installation, Said
@@ -77,7 +78,8 @@ class ComputeStage:
         builds = self.ci.builds(change)
         if not builds:
             return ""
-        reply = httpx.get(f"{self.ci.url}builds/{builds[0]['id']}/log", trust_env=False)
+        url = f"{self.ci.url}builds/{builds[0]['id']}/log"
+        reply = httpx.get(url, trust_env=False, verify=authorities())
         return reply.text if reply.status_code == 200 else ""
 
     def said(self, change: PushedChange) -> Said:

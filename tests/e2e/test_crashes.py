@@ -26,7 +26,7 @@ import pytest
 from ci.sandbox.author import PushedChange
 from ci.sandbox.real.server import RealGerrit
 from tests.kit.die_at import AFTER, BEFORE, Point, recorded
-from tests.kit.installation import GOOD, Installation
+from tests.kit.installation import GOOD, TAG, Installation
 from tests.kit.stage import BROKEN, Stage
 
 POINTS = os.environ.get("HYPERVOUCH_CRASH_POINTS", "8")
@@ -106,7 +106,7 @@ class MortalStage(Stage):
 
     def comments(self, change: PushedChange) -> int:
         """How often we have spoken on a change."""
-        return len(self.ci.said(self.author, change).comments)
+        return len(self.author.messages(change, tag=TAG))
 
 
 @dataclass(frozen=True, kw_only=True)

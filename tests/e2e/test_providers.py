@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from ci.sandbox.author import PushedChange, Pusher
+from ci.sandbox.client import authorities
 from nodes.images import machine
 from nodes.images.tiny import tiny
 from nodes.lab.libvirt_host import LibvirtHost
@@ -142,7 +143,7 @@ class Site:
         for build in self.ci.builds(change):
             if build["job"] == f"on-{label}":
                 url = f"{self.ci.url}builds/{build['id']}/log"
-                reply = httpx.get(url, trust_env=False)
+                reply = httpx.get(url, trust_env=False, verify=authorities())
                 return reply.text if reply.status_code == 200 else ""
         return ""
 

@@ -4,9 +4,11 @@
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,50 @@ class TestEngines:
                 assert NAME in made.inventory().guests
                 assert made.cleanup() == (NAME,)
                 assert NAME not in made.inventory().guests
+
+
+def test_only_what_is_marked_is_cleaned(box: Hypervisor, image: GuestImage) -> None:
+    """Somebody else's container has our prefix; one of an older version has its image's name."""
+    box.launch(GuestSpec(name=NAME, image=image))
+    client = box._client  # type: ignore[attr-defined]
+    own = client.containers.get(NAME).image.id
+    client.images.get(own).tag("theirs", "1")
+    client.images.get(own).tag("hv-old", "base")
+    for name, of in (("hv-theirs", "theirs:1"), ("hv-old", "hv-old:base")):
+        client.containers.create(of, command=["/sbin/init"], name=name)
+    try:
+        with pytest.raises(CallerFault, match="not ours"):
+            box.delete("hv-theirs")
+        cleaned = box.cleanup()
+        assert NAME in cleaned
+        assert "hv-theirs" not in cleaned
+        assert "hv-theirs" in box.inventory().guests
+        assert NAME not in box.inventory().guests
+    finally:
+        for name in ("hv-theirs", "hv-old"):
+            with suppress(Exception):
+                client.containers.get(name).remove(force=True)
+        client.images.remove("theirs:1", force=True)
+
+
+def test_of_two_launches_of_a_name_one_wins(
+    box: Hypervisor, image: GuestImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, check = threading.Barrier(2), type(box)._check  # type: ignore[attr-defined]
+
+    def met(self: Hypervisor, spec: GuestSpec) -> None:
+        check(self, spec)
+        both.wait(60)
+
+    def launched(_turn: int) -> CallerFault | None:
+        try:
+            box.launch(GuestSpec(name=NAME, image=image))
+        except CallerFault as error:
+            return error
+        return None
+
+    monkeypatch.setattr(type(box), "_check", met)
+    with ThreadPoolExecutor(2) as pool:
+        (lost,) = [error for error in pool.map(launched, range(2)) if error is not None]
+    assert "already" in lost.message
+    assert box.info(NAME).state is GuestState.RUNNING

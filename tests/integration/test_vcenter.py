@@ -524,3 +524,37 @@ def _remove(link: Any, name: str) -> None:
     for found, told in list(link.all(vim.VirtualMachine, link.content.rootFolder, "name")):
         if told["name"] == name:
             link.run(f"remove {name}", found.Destroy_Task)
+
+
+def _requests(vcenter: Simulator) -> int:
+    return sum(vcenter.calls().values())
+
+
+def test_how_much_is_asked_does_not_grow_with_what_is_there(tmp_path: Path) -> None:
+    """A page holds 500: neither networks, datastores nor machines are asked one by one."""
+    told = []
+    for size in (1, 30):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        options = [f"-machines={size}", f"-datastores={size}"]
+        with simulator(folder, options) as made, made.link() as link:
+            _add_networks(link, size)
+            before = _requests(made)
+            with made.connected() as one:
+                connected = _requests(made)
+                found = one.inventory()
+                asked = _requests(made)
+            assert {f"net{at}" for at in range(size)} <= found.networks
+            assert len(found.guests) >= size
+            told.append((connected - before, asked - connected))
+    assert max(told[1]) <= 20
+    # Its task may be looked at a few times more.
+    assert all(abs(few - many) <= 3 for few, many in zip(*told, strict=True)), told
+
+
+def _add_networks(link: Any, count: int) -> None:
+    kind = vim.DistributedVirtualSwitch
+    (switch, _), *_ = link.all(kind, link.content.rootFolder, "name")
+    config = vim.dvs.DistributedVirtualPortgroup.ConfigSpec
+    more = [config(name=f"net{at}", type="earlyBinding", numPorts=1) for at in range(count)]
+    link.run("make networks", partial(switch.AddDVPortgroup_Task, more))

@@ -310,8 +310,10 @@ def test_a_server_that_is_killed_meanwhile_is_told(tmp_path: Path) -> None:
         with pytest.raises(TransientFault):
             hypervisor.inventory()
         ended.join()
+        assert list(made.host.scratch.iterdir()), "its temporary files lie elsewhere"
 
     assert first.value.retryable
+    assert not made.host.scratch.exists()
 
 
 def test_a_task_that_never_ends_is_cancelled(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from ci.sandbox.account import ReviewServer
 from ci.sandbox.author import PushedChange, Pusher
+from ci.sandbox.client import authorities
 from ci.sandbox.real.site import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +202,7 @@ class Installation:
 
     def get(self, path: str) -> Any:
         """A page's JSON twin."""
-        reply = httpx.get(self.url + path, timeout=10, trust_env=False)
+        reply = httpx.get(self.url + path, timeout=10, trust_env=False, verify=authorities())
         reply.raise_for_status()
         return reply.json()
 
@@ -254,7 +255,7 @@ class Installation:
     ) -> Said:
         """Wait until we have said so much on a change."""
         self.wait(
-            lambda: len(self.said(author, change).comments) >= count,
+            lambda: len(author.messages(change, tag=TAG)) >= count,
             seconds,
             f"comment {count} on change {change.number}",
         )

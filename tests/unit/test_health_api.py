@@ -11,10 +11,16 @@ from ci.errors import ConfigError, NodeUnavailable
 from ci.model.evidence import System
 from ci.model.node import Endpoint, Transport
 from ci.model.result import Grade
-from nodes import health_api
+from nodes import api_login, health_api
 from nodes.health import preflight
 from nodes.hypervisors.base import Access, GuestState, Inventory
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+)
 from nodes.leftovers import Fate, Leftovers
 from nodes.reach import access_of, connecting, has_api, place_of
 
@@ -55,8 +61,8 @@ class Far:
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> Far:
     made = Far()
-    monkeypatch.setattr(health_api.table, "connect", made.connect)
-    monkeypatch.setattr(health_api, "_refused", {})
+    monkeypatch.setattr(api_login.table, "connect", made.connect)
+    monkeypatch.setattr(api_login, "_refused", {})
     return made
 
 
@@ -109,24 +115,56 @@ def test_the_preflight_asks_it_however_the_node_is_reached(
 
 
 def test_a_refused_login_rests_until_another_password_or_some_minutes(
-    node: Endpoint, far: Far, monkeypatch: pytest.MonkeyPatch
+    node: Endpoint, far: Far, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     now = [1000.0]
-    monkeypatch.setattr(health_api.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(api_login.time, "monotonic", lambda: now[0])
     assert node.password_file is not None
-    far.faults = [NodeFault("it refuses us", hint="look"), NodeFault("it refuses us")]
-    for _ in range(3):
-        with pytest.raises(NodeUnavailable, match="it refuses us"):
-            health_api.probe(node)
+    far.faults = [LoginRefused("it refuses us", hint="look"), LoginRefused("it refuses us")]
+    for ask in (health_api.probe, connecting(tmp_path), health_api.probe):
+        with pytest.raises(LoginRefused, match="it refuses us"):
+            ask(node)
     assert len(far.asked) == 1
-    now[0] += health_api.AGAIN_S
+    now[0] += api_login.AGAIN_S
     with pytest.raises(NodeUnavailable, match=r"us$"):
+        health_api.probe(node)
+    now[0] += api_login.AGAIN_S
+    with pytest.raises(NodeUnavailable, match="tried again in 300 s"):
         health_api.probe(node)
     node.password_file.write_text("another")
     assert health_api.probe(node) == {"far": "1.2"}
     node.password_file.write_text("open-sesame")
     with pytest.raises(NodeUnavailable, match="tried again in"):
         health_api.probe(node)
+    now[0] += api_login.AGAIN_S
+    assert health_api.probe(node) == {"far": "1.2"}
+    far.faults = [LoginRefused("again")]
+    for words in ("again$", "tried again in 300 s"):
+        with pytest.raises(LoginRefused, match=words):
+            health_api.probe(node)
+
+
+def test_it_never_rests_for_more_than_an_hour(
+    node: Endpoint, far: Far, monkeypatch: pytest.MonkeyPatch
+):
+    now = [0.0]
+    monkeypatch.setattr(api_login.time, "monotonic", lambda: now[0])
+    for _ in range(8):
+        far.faults = [LoginRefused("no")]
+        with pytest.raises(LoginRefused):
+            health_api.probe(node)
+        now[0] += api_login.LONGEST_S
+    assert len(far.asked) == 8
+
+
+@pytest.mark.parametrize("fault", [CertificateRefused, NodeFault])
+def test_what_never_saw_our_password_is_asked_again_at_once(
+    node: Endpoint, far: Far, fault: type[NodeFault]
+):
+    far.faults = [fault("another certificate")]
+    with pytest.raises(fault, match=r"certificate$"):
+        health_api.probe(node)
+    assert health_api.probe(node) == {"far": "1.2"}
 
 
 def test_one_that_does_not_answer_is_asked_again_at_once(node: Endpoint, far: Far):

@@ -19,7 +19,13 @@ from pypsrp.serializer import Serializer
 
 from ci.model.feature import Feature
 from nodes.hypervisors.base import GuestState
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 from nodes.hypervisors.hyperv_devices import whole
 from nodes.hypervisors.hyperv_errors import (
     BY_CATEGORY,
@@ -30,7 +36,8 @@ from nodes.hypervisors.hyperv_errors import (
     from_record,
 )
 from nodes.hypervisors.hyperv_facts import is_ours, state_of
-from nodes.hypervisors.hyperv_link import FOLDER, address, plain, step, wide
+from nodes.hypervisors.hyperv_link import FOLDER, address, step, wide
+from nodes.hypervisors.hyperv_session import plain
 from nodes.stand_ins.hyperv import devices, host, machines
 from nodes.stand_ins.hyperv.objects import CmdletError
 
@@ -163,12 +170,12 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("error", "meant"),
         [
-            (AuthenticationError("no"), NodeFault),
+            (AuthenticationError("no"), LoginRefused),
             (WSManFaultError(NO_SHELL, "HV", "gone", None, None, None), TransientFault),
-            (WSManFaultError(5, "HV", "denied", None, None, None), NodeFault),
+            (WSManFaultError(5, "HV", "denied", None, None, None), LoginRefused),
             (WSManFaultError("w:Odd", "HV", "odd", None, None, None), NodeFault),
             (WinRMTransportError("http", 503, ""), TransientFault),
-            (WinRMTransportError("http", 403, ""), NodeFault),
+            (WinRMTransportError("http", 403, ""), LoginRefused),
             (requests.ConnectionError("refused"), TransientFault),
             (requests.ReadTimeout("slow"), TransientFault),
             (requests.TooManyRedirects("there"), NodeFault),

@@ -13,7 +13,13 @@ from ci.model.feature import Feature
 from ci.model.result import Grade
 from nodes.hypervisors import ironic_link
 from nodes.hypervisors.base import Access, DiskFormat, GuestImage, GuestSpec, GuestState, Nic, Rule
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 from nodes.hypervisors.ironic import IronicHypervisor
 from nodes.hypervisors.ironic_link import IronicLink, address, refused, said
 
@@ -142,8 +148,8 @@ def test_a_url_says_which_machines_are_ours():
     [
         (400, BAD_STATE, TransientFault, "while it is in state"),
         (400, '{"error_message": "Invalid configdrive"}', CallerFault, "Invalid configdrive"),
-        (401, "", NodeFault, "Unauthorized"),
-        (403, "no", NodeFault, "HTTP 403: no"),
+        (401, "", LoginRefused, "Unauthorized"),
+        (403, "no", LoginRefused, "HTTP 403: no"),
         (404, '{"error_message": "Node x could not be found."}', CallerFault, "could not be found"),
         (406, "", NodeFault, "Not Acceptable"),
         (409, LOCKED, TransientFault, "locked by host a"),

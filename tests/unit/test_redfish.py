@@ -13,7 +13,14 @@ import requests
 
 from ci.model.feature import Feature
 from nodes.hypervisors.base import Access, GuestImage, GuestSpec, GuestState
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 
 sushy = pytest.importorskip("sushy")
 from nodes.hypervisors import requests_tls  # noqa: E402 - sushy may be missing
@@ -104,8 +111,8 @@ def test_what_a_machine_boots_is_said_in_the_url():
     ("error", "kind", "words"),
     [
         (http_error(400), CallerFault, "HTTP 400"),
-        (http_error(401), NodeFault, "tried once"),
-        (http_error(403), NodeFault, "role"),
+        (http_error(401), LoginRefused, "tried once"),
+        (http_error(403), LoginRefused, "role"),
         (http_error(404), CallerFault, "path"),
         (http_error(409), TransientFault, "busy"),
         (http_error(418), NodeFault, "log"),
@@ -114,7 +121,7 @@ def test_what_a_machine_boots_is_said_in_the_url():
         (sushy.exceptions.MissingAttributeError(attribute="a", resource="b"), NodeFault, "is it a"),
         (requests.ConnectionError("refused"), TransientFault, "whether it runs"),
         (requests.exceptions.InvalidSchema("no adapter"), NodeFault, "another host"),
-        (ssl.SSLCertVerificationError("other"), NodeFault, "certificate"),
+        (ssl.SSLCertVerificationError("other"), CertificateRefused, "certificate"),
         (ssl.SSLEOFError("broke"), TransientFault, "broke"),
     ],
 )

@@ -21,7 +21,14 @@ from nodes.hypervisors import vcenter_devices as devices
 from nodes.hypervisors import vcenter_errors as errors
 from nodes.hypervisors import vcenter_versions as versions
 from nodes.hypervisors.base import Hypervisor, Nic, Volume
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 from nodes.hypervisors.vcenter import VcenterHypervisor
 from nodes.hypervisors.vcenter_link import address
 from nodes.lab import vcenter as lab
@@ -96,7 +103,7 @@ def test_no_version_is_the_nodes_fault(content: bytes, word: str) -> None:
 @pytest.mark.parametrize(
     ("raised", "kind"),
     [
-        (vim.fault.InvalidLogin(), NodeFault),
+        (vim.fault.InvalidLogin(), LoginRefused),
         (vim.fault.NoPermission(), NodeFault),
         (vim.fault.NotAuthenticated(), TransientFault),
         (vim.fault.DuplicateName(), CallerFault),
@@ -106,12 +113,12 @@ def test_no_version_is_the_nodes_fault(content: bytes, word: str) -> None:
         (vmodl.fault.HostNotConnected(), TransientFault),
         (vim.fault.NoDiskSpace(), NodeFault),
         (vmodl.fault.SystemError(), NodeFault),
-        (ssl.SSLCertVerificationError("self-signed"), NodeFault),
+        (ssl.SSLCertVerificationError("self-signed"), CertificateRefused),
         (ssl.SSLEOFError(8, "EOF occurred"), TransientFault),
         (ConnectionRefusedError(111, "refused"), TransientFault),
         (TimeoutError("timed out"), TransientFault),
         (http.client.HTTPException("503 Service Unavailable"), TransientFault),
-        (http.client.HTTPException("403 Forbidden"), NodeFault),
+        (http.client.HTTPException("403 Forbidden"), LoginRefused),
         (http.client.RemoteDisconnected("gone"), TransientFault),
         (ExpatError("no element found"), NodeFault),
     ],
@@ -262,9 +269,15 @@ def test_a_call_is_either_there_or_its_feature_is_missing(name: str) -> None:
     without = [
         one
         for one, asked in by_call().items()
-        if asked is feature and one not in vars(VcenterHypervisor)
+        if asked is feature and getattr(VcenterHypervisor, one) is getattr(Hypervisor, one)
     ]
     if name in without:
         assert feature in VcenterHypervisor.missing
     else:
         assert feature not in VcenterHypervisor.missing
+
+
+def test_a_config_drive_is_on_the_controller_that_each_machine_has_by_itself():
+    drive = devices.config_drive("[ds] hypervouch/hv-a/config.iso").device
+    assert drive.controllerKey == 200  # VMware's key of the first IDE controller
+    assert [one.device.key for one in devices.controllers()] == [devices.SCSI]

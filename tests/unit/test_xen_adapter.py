@@ -175,3 +175,26 @@ def test_a_volume_does_not_shrink(tmp_path: Path):
     assert volume.path != "/v/hv-v"
     with pytest.raises(CallerFault, match="not attached"):
         xl.extend_volume(GUEST, volume, 16)
+
+
+def test_a_name_that_another_launch_has_taken_is_left_alone(tmp_path: Path):
+    taken = said(out="mkdir: cannot create directory '/hv-b': File exists\n")
+    shell = FakeShell([('mkdir "$1"', lambda: taken)])
+    one = adapter(shell, tmp_path)
+    with pytest.raises(CallerFault, match="already"):
+        one._claim("hv-b")
+    assert not [command for command in shell.commands if command.startswith(("rm ", "xl destroy"))]
+
+
+def test_cleaning_takes_only_guests_whose_folder_we_made(tmp_path: Path):
+    looked = f"{RUNS}hv-b 4 160 1 -b---- 1.0\n=\nhv-a\n=\n=\n=\n"
+    gone = said(1, err="hv-a is an invalid domain identifier (rc=-6)")
+    shell = FakeShell(
+        [
+            ("xl list", lambda: said(out=looked)),
+            ("xl destroy", lambda: said(1, err="unable to destroy")),
+            ("xl domid", lambda: gone),
+        ]
+    )
+    assert adapter(shell, tmp_path).cleanup() == (GUEST,)
+    assert not [command for command in shell.commands if "hv-b" in command]

@@ -13,7 +13,14 @@ import pytest
 from ci.model.feature import Feature
 from ci.model.result import Grade
 from nodes.hypervisors.base import PREFIX, GuestImage, GuestSpec, GuestState, Hypervisor, Nic
-from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
+from nodes.hypervisors.faults import (
+    CallerFault,
+    CertificateRefused,
+    LoginRefused,
+    NodeFault,
+    TransientFault,
+    Unsupported,
+)
 from tests.kit.require import require
 
 require("xenserver", present=find_spec("XenAPI") is not None, why="pip install XenAPI")
@@ -138,14 +145,14 @@ class TestFaults:
             (XenAPI.Failure(["SESSION_INVALID", "x"]), TransientFault),
             (XenAPI.Failure(["HOST_IS_SLAVE", "192.0.2.7"]), CallerFault),
             (XenAPI.Failure(["MESSAGE_METHOD_UNKNOWN", "x"]), CallerFault),
-            (ssl.SSLCertVerificationError("self-signed"), NodeFault),
+            (ssl.SSLCertVerificationError("self-signed"), CertificateRefused),
             (ssl.SSLEOFError(8, "EOF occurred"), TransientFault),
             (ssl.SSLError(1, "wrong version number"), NodeFault),
             (TimeoutError("timed out"), TransientFault),
             (ConnectionRefusedError(111, "refused"), TransientFault),
             (http.client.RemoteDisconnected("gone"), TransientFault),
             (ExpatError("not well-formed"), NodeFault),
-            (xmlrpc.client.ProtocolError("x", 403, "Forbidden", {}), NodeFault),
+            (xmlrpc.client.ProtocolError("x", 403, "Forbidden", {}), LoginRefused),
             (xmlrpc.client.ProtocolError("x", 503, "Busy", {}), TransientFault),
             (xmlrpc.client.Fault(500, "Missing Value"), NodeFault),
             (xmlrpc.client.Fault(500, "Tried 3 times to get a valid session"), TransientFault),

@@ -23,6 +23,7 @@ import httpx
 
 from ci import proc
 from ci.sandbox.account import ReviewServer
+from ci.sandbox.client import authorities
 from ci.sandbox.real import jars as gerrit_jars
 from ci.sandbox.real import seed as gerrit_seed
 from ci.sandbox.real.jars import GerritFailed, GerritMissing, locked
@@ -337,7 +338,10 @@ def _publish(draft: Path, archive: Path) -> None:
 def _answers(state: SiteState) -> bool:
     try:
         reply = httpx.get(
-            f"http://{HOST}:{state.http_port}/config/server/version", timeout=5, trust_env=False
+            f"http://{HOST}:{state.http_port}/config/server/version",
+            timeout=5,
+            trust_env=False,
+            verify=authorities(),
         )
         with socket.create_connection((HOST, state.ssh_port), timeout=5) as connection:
             return reply.status_code == httpx.codes.OK and connection.recv(64).startswith(
