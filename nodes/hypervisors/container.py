@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
+from ci.errors import HypervouchError
 from ci.model.evidence import System
 from ci.model.feature import Feature
 from nodes.hypervisors import local
@@ -163,7 +164,9 @@ class ContainerHypervisor(Hypervisor):
             try:
                 self._make(spec, known_as)
             except BaseException:
-                self._undo(spec.name, known_as)
+                # The first error is the one to be told.
+                with suppress(HypervouchError):
+                    self._undo(spec.name, known_as)
                 raise
 
     def _make(self, spec: GuestSpec, known_as: str) -> None:
@@ -177,9 +180,9 @@ class ContainerHypervisor(Hypervisor):
 
     def _undo(self, name: str, known_as: str) -> None:
         """Remove what this very launch has made: somebody may have taken the name meanwhile."""
-        found = next((one for one in self._containers() if one.name == name), None)
-        if found is not None and found.labels.get(_LAUNCH) == known_as:
-            with self._engine.faults(f"guest {name}"):
+        with self._engine.faults(f"guest {name}"):
+            found = next((one for one in self._containers() if one.name == name), None)
+            if found is not None and found.labels.get(_LAUNCH) == known_as:
                 found.remove(force=True, v=True)
         self._remove_images_and_networks(name)
 
@@ -253,9 +256,14 @@ class ContainerHypervisor(Hypervisor):
         """By its label; one that an older version made is of an image that has its name."""
         if not found.name.startswith(PREFIX):
             return False
-        return _OWNER in found.labels or found.name in {
-            reference.rpartition("/")[2].partition(":")[0] for reference in found.image.tags
-        }
+        if _OWNER in found.labels:
+            return True
+        try:
+            with self._engine.faults(f"image of {found.name}"):
+                tags = found.image.tags
+        except CallerFault:  # somebody has removed it: ours keep theirs
+            return False
+        return found.name in {one.rpartition("/")[2].partition(":")[0] for one in tags}
 
     def _remove_images_and_networks(self, name: str) -> None:
         for owner, tag, reference in self._tags():

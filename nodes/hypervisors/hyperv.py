@@ -20,6 +20,7 @@ from ci.model.feature import Feature
 from ci.model.result import Grade
 from nodes.hypervisors import libvirt_files
 from nodes.hypervisors.base import (
+    PREFIX,
     Access,
     Console,
     DiskFormat,
@@ -139,10 +140,10 @@ class HyperVHypervisor(Hypervisor):
     def cleanup(self) -> tuple[str, ...]:
         """Remove guests and switches with our mark and our prefix, our volumes, what is left."""
         machines = self._facts.machines()
-        guests = [one for one in machines if is_ours(one)]
+        guests = [one for one in machines if self._has_made(one)]
         for one in guests:
             self._remove(one)
-        theirs = [str(one["Path"] or "") for one in machines if not is_ours(one)]
+        theirs = [str(one["Path"] or "") for one in machines if one not in guests]
         for name in self._files.left(theirs):
             self._files.remove(self._files.guest(name))
         volumes = self._files.volumes()
@@ -177,12 +178,20 @@ class HyperVHypervisor(Hypervisor):
 
     def _undo(self, name: str) -> None:
         """Remove what this very launch has made, by its folder: another's may have the name."""
-        folder = PureWindowsPath(self._files.guest(name))
         for one in self._facts.find(name):
-            path = PureWindowsPath(str(one["Path"] or ""))
-            if folder in {path, *path.parents}:
+            if self._is_at_home(one):
                 self._remove(one)
         self._files.remove(self._files.guest(name))
+
+    def _is_at_home(self, told: Record) -> bool:
+        """Whether a machine is in the folder that a launch of its name makes for it."""
+        folder = PureWindowsPath(self._files.guest(str(told["Name"])))
+        path = PureWindowsPath(str(told["Path"] or ""))
+        return folder in {path, *path.parents}
+
+    def _has_made(self, told: Record) -> bool:
+        """By its mark; a launch that was killed before it set one has left it in our folder."""
+        return is_ours(told) or (told["Name"].startswith(PREFIX) and self._is_at_home(told))
 
     def _check(self, spec: GuestSpec) -> None:
         check_name(spec.name)
@@ -271,7 +280,7 @@ class HyperVHypervisor(Hypervisor):
         """
         check_name(name)
         found = self._facts.find(name)
-        if not all(map(is_ours, found)):
+        if not all(map(self._has_made, found)):
             raise CallerFault(f"{name} is not ours: its notes lack our mark")
         for one in found:
             self._remove(one)

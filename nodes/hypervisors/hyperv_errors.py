@@ -40,6 +40,7 @@ _LOGIN = "look at user and password: it was tried once"
 _RIGHTS = "is the user in Hyper-V Administrators and Remote Management Users?"
 _GONE = "it was removed meanwhile"
 _CATEGORY_MAX = 31
+RESOURCE_EXISTS = 20
 UNKNOWN_NAME, NO_PATH = "InvalidParameter", "PathNotFound"
 
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -77,7 +78,7 @@ BY_CATEGORY: dict[int, Meaning] = {
     15: Meaning(TransientFault, _AGAIN),  # OperationTimeout
     18: Meaning(NodeFault, _RIGHTS),  # PermissionDenied
     19: Meaning(TransientFault, _AGAIN),  # ResourceBusy
-    20: Meaning(CallerFault, "choose another name"),  # ResourceExists
+    RESOURCE_EXISTS: Meaning(CallerFault, "choose another name"),
     21: Meaning(TransientFault, _AGAIN),  # ResourceUnavailable
     25: Meaning(NodeFault, _RIGHTS),  # SecurityError
     27: Meaning(TransientFault, _AGAIN),  # ConnectionError

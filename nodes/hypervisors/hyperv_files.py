@@ -20,6 +20,7 @@ from ci.errors import HypervouchError
 from nodes.hypervisors import libvirt_files
 from nodes.hypervisors.base import PREFIX, DiskFormat, GuestImage
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
+from nodes.hypervisors.hyperv_errors import RESOURCE_EXISTS
 from nodes.hypervisors.hyperv_link import HyperVLink, step, wide
 
 CHUNK = 256 << 10
@@ -101,6 +102,8 @@ class Files:
         try:
             self._link.run(f"make {folder}", made, step("Out-Null"))
         except CallerFault as error:
+            if getattr(error.__cause__, "category", None) != RESOURCE_EXISTS:
+                raise
             raise CallerFault(
                 f"there is a guest {name} already, or a folder that one has left: {folder}",
                 hint="choose another name, or delete that one",

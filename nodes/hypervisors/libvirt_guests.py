@@ -4,11 +4,12 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import libvirt
 
+from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors import libvirt_files as files
 from nodes.hypervisors import libvirt_marks as marks
@@ -64,7 +65,8 @@ class LibvirtGuests(LibvirtImages):
         if not name.startswith(PREFIX):
             return False
         try:
-            if marks.is_marked(domain.XMLDesc()):
+            told = domain.XMLDesc()
+            if marks.is_marked(told) or marks.uses(told, self.store.path(f"{name}.")):
                 return True
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
@@ -125,7 +127,9 @@ class LibvirtGuests(LibvirtImages):
                 self.defined(spec, domain)
                 self.begin(domain)
             except BaseException:
-                self._undo(spec.name, known_as)
+                # The first error is the one to be told.
+                with suppress(libvirt.libvirtError, HypervouchError):
+                    self._undo(spec.name, known_as)
                 raise
             self.remember(domain)
 
@@ -144,14 +148,16 @@ class LibvirtGuests(LibvirtImages):
                 raise
             raise CallerFault(
                 f"{taken}, or it is launched just now",
-                hint=f"choose another name, or remove {self.store.path(claim)}",
+                hint=f"choose another name, or delete it: that removes {self.store.path(claim)}",
             ) from error
         try:
             if self.find(name) is not None:
                 raise CallerFault(taken)
             yield
         finally:
-            self.store.remove(claim)
+            # It says nothing of the guest; what stays goes with the guest, or with a cleaning.
+            with suppress(libvirt.libvirtError, HypervouchError):
+                self.store.remove(claim)
 
     def _undo(self, name: str, known_as: str) -> None:
         """Remove what this very launch has made: another one's guest may have the name."""
@@ -227,6 +233,7 @@ class LibvirtGuests(LibvirtImages):
                 raise CallerFault(f"{name} on {self.url} is not ours: it lacks our mark")
             self._remove(domain)
         self.forget(name)
+        self.store.remove(f"{marks.CLAIM}.{name}")
 
     def _remove(self, domain: Any) -> None:
         root = xml.parse(domain.XMLDesc())

@@ -2,7 +2,8 @@
 """Whose a libvirt domain, network or filter is. Names are anybody's; only what is marked is ours.
 
 A domain says so in its `<metadata>`. Virtuozzo's driver keeps none: there, and for domains that
-older versions of ours made, the definition that our store keeps of a guest names the very UUID. A
+older versions of ours made, the definition that our store keeps of a guest names the very UUID;
+and where a launch was killed before it kept one, the domain has files of its name in our store. A
 network is known by its bridge, whose name we make of the network's; a filter by the hardware
 address in its name. Volumes carry no mark: they are ours by the directory that they are in.
 
@@ -39,6 +40,12 @@ def marked(domain: str, known_as: str) -> str:
 def is_marked(domain: str) -> bool:
     """Whether a domain's XML carries our mark."""
     return xml.parse(domain).find(f"./metadata/{_OWNER}") is not None
+
+
+def uses(domain: str, path: str) -> bool:
+    """Whether a domain's XML names a file whose path begins so."""
+    told = ((one.text or "", *one.attrib.values()) for one in xml.parse(domain).iter())
+    return any(word.strip().startswith(path) for words in told for word in words)
 
 
 def names(kept: bytes, known_as: str) -> bool:

@@ -167,8 +167,10 @@ class VcenterHypervisor(VcenterVolumes):
             f"look for {name}",
             lambda: index.FindByUuid(where, known_as, vmSearch=True, instanceUuid=True),
         )
-        if guest is not None:
-            self._remove(name, guest, self._link.props(guest, *_WHOLE))
+        told = self._link.props(guest, "name", *_WHOLE) if guest is not None else {}
+        # A recording draws the same UUIDs as any other, each for names of its own.
+        if told.get("name") == name:
+            self._remove(name, guest, told)
         self._store.remove(folder)
 
     def _check(self, spec: GuestSpec) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
 
+from ci.errors import HypervouchError
 from ci.model.feature import Feature
 from nodes.hypervisors import libvirt_files, tunnel, xen_words
 from nodes.hypervisors.base import (
@@ -122,7 +123,9 @@ class XlHypervisor(XlDevices, XlImages):
             self._guard(spec.nics)
             self._create(spec.name)
         except BaseException:
-            self.delete(spec.name)
+            # The first error is the one to be told.
+            with suppress(HypervouchError):
+                self.delete(spec.name)
             raise
 
     def _claim(self, name: str) -> str:
@@ -169,8 +172,15 @@ class XlHypervisor(XlDevices, XlImages):
         self._link.run(["rm", "-f", "--", f"{self._place(name)}/memory"])
 
     def delete(self, name: str) -> None:
-        """End and remove it; repeatable."""
+        """End and remove it; repeatable.
+
+        Raises:
+            CallerFault: It is a domain that we made no folder for.
+        """
         check_name(name)
+        there = self._link.run(["test", "-d", self._place(name)], check=False)
+        if there.status and name in self._domains():
+            raise CallerFault(f"{name} is not ours: it has no folder {self._place(name)}")
         self._destroy(name)
         kept = self._link.run(["cat", f"{self._place(name)}/record.json"], check=False)
         # Without a record that can be read there is still a guest to be removed.

@@ -130,13 +130,20 @@ class XenServerHypervisor(Hypervisor):
     def _has(self, told: Record) -> bool:
         return is_guest(told) and is_at_home(told, self.member)
 
+    def _has_ours(self, told: Record) -> bool:
+        return self._has(told) and is_ours(told)
+
     def cleanup(self) -> tuple[str, ...]:
         """Remove guests and volumes of this member, and disks left by it: our mark and prefix."""
         machines = self._link.records("VM").values()
-        names = {one["name_label"] for one in machines if self._has(one) and is_ours(one)}
+        names = {one["name_label"] for one in machines if self._has_ours(one)}
         guests = sorted(names)
         for name in guests:
-            self.delete(name)
+            # Somebody else may have one of that name.
+            for vm, record in self._all(name).items():
+                if self._has_ours(record):
+                    self._remove(name, vm, record)
+        claim.forget(self._link, self._disks.member)
         volumes = self._disks.volumes(made_here=True)
         left = self._disks.left() | {ref: name for name, ref in volumes.items()}
         for ref, name in sorted(left.items(), key=lambda one: one[1]):
@@ -154,7 +161,7 @@ class XenServerHypervisor(Hypervisor):
         self._check(spec)
         token = ""
         try:
-            with claim.held(self._link, spec.name) as token:
+            with claim.held(self._link, spec.name, self._disks.member) as token:
                 vm = self._create(spec, token)
             self._fill(vm, spec)
             self.start(spec.name)

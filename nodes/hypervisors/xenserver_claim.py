@@ -3,7 +3,8 @@
 
 Whoever looks for a name and makes its machine holds a key in the pool's `other_config` meanwhile:
 `add_to_other_config` is refused while the key is there. That takes a few calls; a key that stands
-much longer was left by somebody who died.
+much longer was left by somebody who died. It says for which member of the pool, whose cleaning
+removes it: names are not used twice, so nobody else would come along.
 
 Source: `pool.add_to_other_config` of the XenAPI reference.
 """
@@ -22,24 +23,42 @@ LAUNCH = "hypervouch-launch"
 LEFT_S = 60.0
 _LOOK_S = 0.1
 _THERE = "MAP_DUPLICATE_KEY"
+_OF = "/"
 
 
 @contextmanager
-def held(link: XapiLink, name: str) -> Iterator[str]:
+def held(link: XapiLink, name: str, member: str) -> Iterator[str]:
     """Have a name for oneself while it is looked for and taken; gives what this launch is called.
+
+    Args:
+        link: To the pool.
+        name: The guest's.
+        member: For whom it is launched: uuid of a host.
 
     Raises:
         TransientFault: Others have it all the time.
         HypervouchError: The pool refuses it.
     """
-    doing, key, token = f"take the name {name}", f"{LAUNCH}-{name}", str(uuid4())
-    pool = min(link.records("pool"), default=NULL)
+    doing, key = f"take the name {name}", f"{LAUNCH}-{name}"
+    token, pool = f"{member}{_OF}{uuid4()}", min(link.records("pool"), default=NULL)
     _take(link, doing, pool, key, token)
     try:
         yield token
     finally:
         with suppress(HypervouchError):  # then the next one finds it left
             link.call(doing, "pool.remove_from_other_config", pool, key)
+
+
+def forget(link: XapiLink, member: str) -> None:
+    """Remove the keys that launches for a member have left.
+
+    Raises:
+        HypervouchError: The pool refuses it.
+    """
+    for pool, told in link.records("pool").items():
+        for key, token in told["other_config"].items():
+            if key.startswith(f"{LAUNCH}-") and str(token).startswith(f"{member}{_OF}"):
+                link.call("remove what a launch left", "pool.remove_from_other_config", pool, key)
 
 
 def _take(link: XapiLink, doing: str, pool: str, key: str, token: str) -> None:

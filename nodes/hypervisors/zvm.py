@@ -299,6 +299,9 @@ class ZvmHypervisor(Hypervisor):
                     f"{self._marks / user}",
                     hint="choose another name, or delete that one",
                 ) from error
+            except OSError:  # one without a name would be in the way, and nobody's
+                self._forget(user)
+                raise
 
     def _forget(self, user: str) -> None:
         with disk_faults(self._marks):

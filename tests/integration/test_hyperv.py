@@ -160,6 +160,39 @@ class TestLife:
         one.cleanup()
         assert not one._files.is_there(one.folder_of(NAME))
 
+    def test_a_folder_that_cannot_be_made_is_not_somebodys(
+        self, hosts: hyperv.Hosts, one: HyperVHypervisor, image: GuestImage
+    ):
+        hosts.fail("New-Item", error_id="CommandNotFoundException", message="no such cmdlet")
+        with pytest.raises(CallerFault, match="no such cmdlet") as told:
+            one.launch(GuestSpec(name=NAME, image=image))
+        assert "already" not in told.value.message
+
+    def test_a_machine_whose_launch_was_killed_before_it_was_marked_is_cleaned(
+        self, one: HyperVHypervisor, image: GuestImage, monkeypatch: pytest.MonkeyPatch
+    ):
+        """It lies in our folder; somebody's of the same kind of name does not."""
+        theirs = f"{NAME}-theirs"
+        one._link.run("make another's", step("New-VM", Name=theirs), step("Out-Null"))
+
+        class Killed(BaseException):
+            pass
+
+        def killed(*_given: Any, **_more: Any) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patches:
+            patches.setattr(one._devices, "on", killed)
+            patches.setattr(one, "_undo", lambda _name: None)
+            with pytest.raises(Killed):
+                one.launch(GuestSpec(name=NAME, image=image))
+        assert not one._facts.find(NAME)[0]["Notes"]
+        assert one.cleanup() == (NAME,)
+        assert not one._facts.find(NAME)
+        assert not one._files.is_there(one.folder_of(NAME))
+        (found,) = one._facts.find(theirs)
+        one._devices.on("remove it", found["Id"], step("Remove-VM", Force=None))
+
 
 class TestDevices:
     def test_a_volume_grows_and_a_switch_comes_and_goes(self, one: HyperVHypervisor, guest: str):

@@ -12,7 +12,7 @@ import pytest
 
 from ci.errors import HypervouchError
 from nodes.hypervisors.base import Access, GuestImage, GuestSpec, GuestState, Nic, Rule
-from nodes.hypervisors.faults import CallerFault
+from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 from nodes.hypervisors.table import connect
 from nodes.images.tiny import tiny
 from nodes.lab.libvirt_host import LibvirtHost
@@ -88,6 +88,43 @@ def test_a_guest_of_an_older_version_is_known_by_what_our_store_keeps_of_it(one:
     one.remember(domain)
     assert NAME in one.cleanup()
     assert not one.inventory().guests
+
+
+def test_a_domain_with_files_in_our_store_is_ours_before_it_is_known(one: Any) -> None:
+    """A launch was killed before it kept the definition, and this driver keeps no metadata."""
+    for name, path in ((NAME, one.store.path(f"{NAME}.kernel")), (THEIRS, "/boot/hv.kernel")):
+        one.link.conn.defineXML(
+            f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>"
+            f"<os><type arch='x86_64'>hvm</type><kernel>{path}</kernel></os></domain>"
+        )
+    try:
+        assert NAME in one.cleanup()
+        assert set(one.inventory().guests) == {THEIRS}
+    finally:
+        one.link.conn.lookupByName(THEIRS).undefine()
+
+
+def test_the_first_error_of_a_launch_is_told_though_it_cannot_be_undone(
+    one: Any, image: GuestImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: Exception) -> Callable[..., None]:
+        def call(*_given: Any) -> None:
+            raise error
+
+        return call
+
+    remove = one.store.remove
+    monkeypatch.setattr(one, "defined", fails(NodeFault("no space")))
+    monkeypatch.setattr(one, "_undo", fails(TransientFault("it is away")))
+    with pytest.raises(NodeFault, match="no space"):
+        one.launch(GuestSpec(name=NAME, image=image))
+    with monkeypatch.context() as patches, one.claimed("hv-other"):
+        patches.setattr(one.store, "remove", fails(TransientFault("it is away")))
+    assert one.store.remove == remove
+    assert {NAME, "hv-claim.hv-other"} <= set(one.store.names()) | set(one.inventory().guests)
+    one.delete("hv-other")
+    one.delete(NAME)
+    assert not [name for name in one.store.names() if name.startswith("hv-")]
 
 
 def test_of_two_launches_of_a_name_one_wins(

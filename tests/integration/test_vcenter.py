@@ -27,6 +27,7 @@ require("vcenter", present=find_spec("pyVmomi") is not None, why="pip install py
 
 from pyVmomi import vim  # noqa: E402
 
+from nodes.hypervisors import vcenter as adapter  # noqa: E402
 from nodes.hypervisors import vcenter_place  # noqa: E402
 from nodes.hypervisors.vcenter_store import HOME, Datastore  # noqa: E402
 
@@ -436,6 +437,26 @@ def test_what_a_killed_launch_left_is_cleaned_up_and_nothing_beside_it(
 
 
 # The cluster -------------------------------------------------------------------------------
+
+
+def test_one_that_fails_takes_no_other_of_its_uuid_with_it(
+    hypervisor: Any, guest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs that are recorded at the same time draw the same."""
+    known_as = hypervisor._link.props(hypervisor._guest(guest), "config.instanceUuid")
+    monkeypatch.setattr(adapter, "uuid4", lambda: known_as["config.instanceUuid"])
+    run, other = hypervisor._run, f"{guest}-other"
+
+    def fails(doing: str, *given: Any) -> Any:
+        if doing == f"start {other}":
+            raise NodeFault("it does not start")
+        return run(doing, *given)
+
+    monkeypatch.setattr(hypervisor, "_run", fails)
+    with pytest.raises(NodeFault, match="does not start"):
+        hypervisor.launch(guest_spec(other, tmp_path))
+    monkeypatch.undo()
+    assert guest in hypervisor.inventory().guests
 
 
 @pytest.mark.parametrize("grade", ["bare", "nested"])

@@ -26,6 +26,7 @@ from tests.kit.require import require
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 require("xenserver", present=find_spec("XenAPI") is not None, why="pip install XenAPI")
 
+from nodes.hypervisors import xenserver_claim as claim  # noqa: E402
 from nodes.hypervisors.xenserver import XenServerHypervisor  # noqa: E402
 from tests.kit import xapi  # noqa: E402
 
@@ -197,6 +198,22 @@ class TestOthers:
         assert one.cleanup() == (guest,)
         assert "theirs-but-marked" in one.inventory().guests
         one._link.call("tidy", "VM.destroy", marked)
+
+    def test_cleanup_leaves_somebodys_machine_of_the_same_name(
+        self, one: XenServerHypervisor, guest: str
+    ):
+        theirs = _machine(one, guest)
+        assert one.cleanup() == (guest,)
+        assert list(one._all(guest)) == [theirs]
+        one._link.call("tidy", "VM.destroy", theirs)
+
+    def test_a_claim_that_a_killed_launch_left_is_cleaned(self, one: XenServerHypervisor):
+        begun = claim.held(one._link, NAME, one._disks.member)
+        begun.__enter__()
+        keys = [told["other_config"] for told in one._link.records("pool").values()]
+        assert any(claim.LAUNCH in key for key in keys[0])
+        one.cleanup()
+        assert not any(told["other_config"] for told in one._link.records("pool").values())
 
     def test_two_of_one_name_are_both_listed(self, one: XenServerHypervisor):
         refs = [_machine(one, "twin") for _ in range(2)]

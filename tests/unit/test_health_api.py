@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The look at a hypervisor with an API of its own: who is asked, how often, and whose is what."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Far:
     made = Far()
     monkeypatch.setattr(api_login.table, "connect", made.connect)
     monkeypatch.setattr(api_login, "_refused", {})
+    monkeypatch.setattr(api_login, "_taken", set())
     return made
 
 
@@ -142,6 +145,48 @@ def test_a_refused_login_rests_until_another_password_or_some_minutes(
     for words in ("again$", "tried again in 300 s"):
         with pytest.raises(LoginRefused, match=words):
             health_api.probe(node)
+
+
+def test_clusters_of_one_vcenter_rest_together(node: Endpoint, far: Far):
+    """The account is vCenter's, which locks it after five refusals in a row."""
+    far.faults = [LoginRefused("no")]
+    for cluster in ("DC/C?datastore=d", "DC/D", "DC2/E?network=n"):
+        url = f"vcenter://ci%40vsphere.local@VC.example.org:444/{cluster}"
+        with pytest.raises(LoginRefused):
+            health_api.probe(replace(node, hypervisor=url))
+    assert len(far.asked) == 1
+    for url in (
+        "vcenter://another@vc.example.org:444/DC/C",
+        "vcenter://ci%40vsphere.local@vc2.example.org:444/DC/C",
+        "vcenter://ci%40vsphere.local@vc.example.org:444/DC/C?auth=ntlm",
+    ):
+        assert health_api.probe(replace(node, hypervisor=url)) == {"far": "1.2"}
+
+
+def test_of_several_that_log_in_at_once_one_is_refused(
+    node: Endpoint, far: Far, monkeypatch: pytest.MonkeyPatch
+):
+    """Six builds that begin together would lock the account otherwise."""
+    many, turns = 6, threading.Semaphore(0)
+    ask = api_login._key
+
+    def key(url: str, access: Access) -> str:
+        turns.release()
+        return ask(url, access)
+
+    def refuse(url: str, access: Access) -> Far:
+        far.asked.append((url, access))
+        for _ in range(many if len(far.asked) == 1 else 0):  # until all have come
+            turns.acquire(timeout=30)
+        raise LoginRefused("no")
+
+    monkeypatch.setattr(api_login, "_key", key)
+    monkeypatch.setattr(api_login.table, "connect", refuse)
+    with ThreadPoolExecutor(many) as pool:
+        told = [pool.submit(health_api.probe, node) for _ in range(many)]
+    assert all(isinstance(one.exception(), LoginRefused) for one in told)
+    assert len(far.asked) == 1
+    assert not api_login._ahead
 
 
 def test_it_never_rests_for_more_than_an_hour(

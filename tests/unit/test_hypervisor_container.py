@@ -3,16 +3,17 @@
 
 import io
 import tarfile
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
 from nodes.hypervisors import container
-from nodes.hypervisors.base import Access, GuestState, Nic
+from nodes.hypervisors.base import Access, GuestImage, GuestSpec, GuestState, Nic
 from nodes.hypervisors.container_console import request
 from nodes.hypervisors.container_engine import hard_limits, may_raise_limits
 from nodes.hypervisors.container_image import packed, plain, without_duplicates
-from nodes.hypervisors.faults import CallerFault
+from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault
 
 LIMITS = """\
 Limit                     Soft Limit           Hard Limit           Units     
@@ -126,6 +127,57 @@ class TestState:
         name = container._network_name("hv-a-b", nic)
         assert name == "hv-a-b-525400ab0001"
         assert container._mac(name.rpartition("-")[2]) == nic.mac.lower()
+
+
+class _Engine:
+    """One that has removed all images."""
+
+    path, key = "/run/engine.sock", "docker"
+
+    @contextmanager
+    def faults(self, what, *, repeatable=False):
+        del repeatable
+        try:
+            yield
+        except KeyError as error:
+            raise CallerFault(f"there is no {what}") from error
+
+
+class _Named:
+    def __init__(self, name, labels):
+        self.name, self.labels = name, labels
+
+    @property
+    def image(self):
+        raise KeyError
+
+
+@pytest.fixture
+def engine():
+    made = container.ContainerHypervisor.__new__(container.ContainerHypervisor)
+    made._engine = _Engine()
+    return made
+
+
+def test_one_whose_image_is_gone_is_somebodys_and_no_crash(engine):
+    assert not engine._is_ours(_Named("hv-a", {}))
+    assert engine._is_ours(_Named("hv-a", {"hypervouch.owner": "hypervouch"}))
+    assert not engine._is_ours(_Named("theirs", {"hypervouch.owner": "hypervouch"}))
+
+
+def test_the_first_error_of_a_launch_is_told_though_it_cannot_be_undone(engine, monkeypatch):
+    def fails(error):
+        def call(*_given):
+            raise error
+
+        return call
+
+    monkeypatch.setattr(engine, "_check", lambda _spec: None)
+    monkeypatch.setattr(engine, "_exists", lambda _name: False)
+    monkeypatch.setattr(engine, "_make", fails(NodeFault("no space")))
+    monkeypatch.setattr(engine, "_undo", fails(TransientFault("it is away")))
+    with pytest.raises(NodeFault, match="no space"):
+        engine.launch(GuestSpec(name="hv-a", image=GuestImage(arch="x86_64")))
 
 
 def test_the_terminal_is_asked_for_in_one_request():

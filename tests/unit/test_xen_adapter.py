@@ -11,7 +11,7 @@ import pytest
 
 from ci import proc
 from ci.model.feature import Feature
-from nodes.hypervisors.base import Access, GuestImage, Nic, Rule, Volume
+from nodes.hypervisors.base import Access, GuestImage, GuestSpec, Nic, Rule, Volume
 from nodes.hypervisors.faults import CallerFault, NodeFault, TransientFault, Unsupported
 from nodes.hypervisors.shell_link import Address, Answered, ShellLink
 from nodes.hypervisors.xen_words import GuestType, Record
@@ -65,6 +65,28 @@ def test_a_guest_that_somebody_else_ended_meanwhile_is_ended(tmp_path: Path):
     shell = FakeShell([("xl destroy", lambda: refused), ("xl domid", lambda: gone)])
     adapter(shell, tmp_path).delete(GUEST)
     assert shell.commands[-1].startswith("rm -rf -- ")
+
+
+def test_somebodys_domain_is_not_ended(tmp_path: Path):
+    shell = with_guest()
+    shell.answers.insert(0, ("test -d", lambda: said(1)))
+    with pytest.raises(CallerFault, match="not ours"):
+        adapter(shell, tmp_path).delete(GUEST)
+    assert not any("xl destroy" in command for command in shell.commands)
+
+
+def test_the_first_error_of_a_launch_is_told_though_it_cannot_be_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(proc, "wait_until", lambda *_args, **_more: iter([None]))
+    answers = [("truncate", lambda: said(1, err="no space")), ("xl destroy", lambda: said(1))]
+    one = adapter(FakeShell(answers), tmp_path)
+    monkeypatch.setattr(one, "_check", lambda _spec: None)
+    monkeypatch.setattr(one, "_look", lambda: ({}, set(), frozenset(), set(), frozenset()))
+    monkeypatch.setattr(one, "_upload", lambda *_given: ("/k", "/i"))
+    spec = GuestSpec(name=GUEST, image=GuestImage(arch="x86_64"))
+    with pytest.raises(NodeFault, match="no space"):
+        one.launch(spec)
 
 
 def test_a_guest_that_does_not_end_is_the_nodes_fault(

@@ -25,8 +25,8 @@ class Pool:
         self.now = 0.0
         self.refusal = ""
 
-    def records(self, _kind: str) -> dict[str, Any]:
-        return {"pool": {}}
+    def records(self, kind: str) -> dict[str, Any]:
+        return {"pool": self.record(kind, "pool")}
 
     def record(self, _kind: str, _ref: str) -> dict[str, Any]:
         return {"other_config": dict(self.keys)}
@@ -54,7 +54,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
 
 
 def held(pool: Pool) -> str:
-    with claim.held(pool, "hv-a") as token:  # type: ignore[arg-type]
+    with claim.held(pool, "hv-a", "m1") as token:  # type: ignore[arg-type]
         assert pool.keys == {KEY: token}
     return token
 
@@ -68,6 +68,18 @@ def test_what_a_dead_launch_left_is_taken_over(pool: Pool) -> None:
     pool.keys[KEY] = "its"
     held(pool)
     assert claim.LEFT_S <= pool.now < claim.LEFT_S + 1
+
+
+def test_what_a_dead_launch_left_is_cleaned_by_its_member(pool: Pool) -> None:
+    """Names are drawn for each build: nobody comes who would take it over."""
+    names = (("m1", "hv-a"), ("m1", "hv-b"), ("m2", "hv-c"))
+    begun = [claim.held(pool, name, member) for member, name in names]  # type: ignore[arg-type]
+    for one in begun:
+        one.__enter__()
+    assert len(pool.keys) == len(names)
+    pool.keys["theirs"] = "m1/"
+    claim.forget(pool, "m1")  # type: ignore[arg-type]
+    assert set(pool.keys) == {"theirs", f"{claim.LAUNCH}-hv-c"}
 
 
 def test_one_that_others_have_in_turn_is_not_waited_for_without_end(

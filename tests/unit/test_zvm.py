@@ -185,6 +185,27 @@ def test_a_mark_that_does_not_fit_marks_nothing(tmp_path: Path) -> None:
     assert set(made.inventory().guests) == {user, "HVAAAAAA"}
 
 
+def test_a_mark_that_cannot_be_written_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connector = Connector()
+    made = opened(connector, tmp_path)
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *given: Any, **more: Any) -> Any:
+        if mode != "x":
+            return real(path, mode, *given, **more)
+        path.touch()
+        return real(Path("/dev/full"), "w", *given, **more)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "open", full)
+        with pytest.raises(NodeFault, match="No space"):
+            made._mark(user_of("hv-a"), "hv-a")
+    made.launch(SPEC)
+    assert "hv-a" in made.inventory().guests
+
+
 def test_marks_that_cannot_be_read_are_the_nodes_fault(tmp_path: Path) -> None:
     made = opened(Connector(), tmp_path)
     made._marks.parent.mkdir(exist_ok=True)
