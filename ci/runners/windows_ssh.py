@@ -111,7 +111,10 @@ class WindowsSshSession(WindowsFiles, ChannelSession):
     ) -> tuple[paramiko.Channel, bytes]:
         where = windows_words.folder(directory)
         line = windows_words.job(command, directory=where, env=env, mark=self._mark)
-        return self._link.open(line), b""
+        channel = self._link.open(line)
+        # What the shells before the job's own complain of; the job's is merged by the line.
+        channel.set_combine_stderr(True)
+        return channel, b""
 
     def _ender(self, grace: Grace) -> tuple[str, bytes]:
         return windows_end.line(self._mark, grace), b""

@@ -118,9 +118,10 @@ def marked(line: str, mark: str) -> str:
         ConfigError: It is too long.
     """
     made = f'chcp 65001 >nul 2>&1&set "{MARK}={mark}"&{line.removeprefix("@")}'
-    if len(made) > MAX_LINE - _AROUND:
+    size = len(made.encode("utf-16-le", "surrogatepass")) // 2  # as Windows counts
+    if size > MAX_LINE - _AROUND:
         raise ConfigError(
-            f"the command takes {len(made)} characters with its variables, and cmd.exe takes "
+            f"the command takes {size} characters with its variables, and cmd.exe takes "
             f"{MAX_LINE - _AROUND} over SSH",
             hint="put the command into a .cmd file of the tree, or reach the node over WinRM",
         )
@@ -148,6 +149,11 @@ def job(command: str, *, directory: str, env: Mapping[str, str], mark: str) -> s
     text = _held(command_line(command))
     exports(env)
     for name, value in env.items():
+        if f"!{name.lower()}!" in _HELD.values():
+            raise ConfigError(
+                f"the variable {name} has a name that is ours on Windows over SSH",
+                hint="give it another name, or reach the node over WinRM",
+            )
         if any(ord(c) < 32 and c != "\t" for c in value):  # noqa: PLR2004
             raise ConfigError(
                 f"the variable {name} holds a line break or a control character: cmd.exe cannot be "
@@ -157,8 +163,8 @@ def job(command: str, *, directory: str, env: Mapping[str, str], mark: str) -> s
     sets = "".join(f'set "{name}={_held(value)}"&' for name, value in env.items())
     where = f'"{_held(directory)}"'
     goes = f"(if not exist {where} exit {NO_FOLDER})&cd /d {where}"
-    # The blank before `2>&1` stays at the command's end: `echo a` says it, too.
-    line = f'{sets}{goes}&&cmd /d /s /c "{text}" 2>&1'
+    # At the end `2>&1` would leave a blank there: `echo a>f` would write it, too.
+    line = f'{sets}{goes}&&cmd 2>&1 /d /s /c "{text}"'
     carets = re.sub(r'[&|<>()"]', r"^\g<0>", line)
     return marked(f'{_HOLDERS}cmd /d /v:on /s /c ^"{carets}^"', mark)
 

@@ -49,6 +49,18 @@ def test_another_shell_than_cmd_is_refused(openssh: winssh.WinSsh, endpoint: End
     assert "DefaultShell" in error.value.hint
 
 
+def test_what_the_shells_before_the_jobs_own_complain_of_is_in_the_log(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    node = connect(endpoint)
+    node.put()
+    (tmp_path / "file").write_text("")
+    node.directory = str(tmp_path / "file")
+    assert node.run("echo never") == 1
+    assert bytes(node.output) == b"The directory name is invalid.\r\n"
+    node.end()
+
+
 @pytest.mark.parametrize("fault", ["deaf", "broken"])
 def test_what_cannot_be_ended_is_told_and_the_tree_stays(
     openssh: winssh.WinSsh, endpoint: Endpoint, tmp_path: Path, fault: str

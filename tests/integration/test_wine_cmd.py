@@ -135,6 +135,13 @@ def test_a_command_is_what_the_job_wrote(
     )
 
 
+def test_what_ends_a_command_is_written_without_a_blank(wine: Wine, folder: str) -> None:
+    line = windows_words.job("echo hi>f.txt", directory=folder, env={}, mark=MARK)
+    assert wine.cmd(line) == (0, "")
+    here = wine.drive.joinpath(*folder.split("\\")[1:])
+    assert (here / "f.txt").read_bytes() == b"hi\r\n"
+
+
 def test_a_job_runs_in_its_folder_and_says_its_mark(wine: Wine, folder: str) -> None:
     command = "echo %CD%&echo %HYPERVOUCH_SESSION%&rem"
     line = windows_words.job(command, directory=folder, env={}, mark=MARK)

@@ -114,6 +114,16 @@ class TestOverSsh:
         assert self.job(text).command == text
         assert self.job("x", V_1=text, B="b").env == {"V_1": text, "B": "b"}
 
+    def test_nothing_is_added_to_a_command(self) -> None:
+        line = windows_words.job("echo a>f", directory="C:\\a\\b", env={}, mark=self.MARK)
+        assert line.endswith('^"echo a^>f^"^"'), "what follows a redirection is written, too"
+
+    @pytest.mark.parametrize("name", ["hvp", "HVQ", "Hve", "hvC"])
+    def test_a_variable_that_holds_a_character_for_us_is_refused(self, name: str) -> None:
+        with pytest.raises(ConfigError, match=f"the variable {name} has a name") as error:
+            self.job("x", **{name: "y"})
+        assert error.value.hint
+
     def test_what_the_first_shell_expands_is_nothing_of_ours(self) -> None:
         line = windows_words.job("%PATH%", directory="C:\\a\\b", env={"A": "%B%"}, mark=self.MARK)
         assert line.count("%") == 1
@@ -128,6 +138,8 @@ class TestOverSsh:
         with pytest.raises(ConfigError, match=r"takes \d+ characters") as error:
             self.job("x", A="y" * 8000)
         assert error.value.hint
+        with pytest.raises(ConfigError, match=r"takes \d+ characters"):
+            self.job("x", A="\N{GRINNING FACE}" * 4000)  # two of Windows' characters each
 
     def test_our_own_lines_carry_the_mark(self) -> None:
         line = windows_words.marked(windows_words.exists("C:\\a b\\c"), self.MARK)

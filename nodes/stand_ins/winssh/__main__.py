@@ -42,8 +42,10 @@ def main() -> int:
 
 
 def _job(asked: lines.Job) -> int:
+    if not Path(asked.directory).exists():
+        return 125
     if not Path(asked.directory).is_dir():
-        return _say("The system cannot find the path specified.\r\n", status=125)
+        return _say("The directory name is invalid.\r\n", to=sys.stderr.fileno(), status=1)
     shell = shutil.which("sh") or "/bin/sh"
     return _started([shell, "-c", asked.command], asked.mark, asked.directory, asked.env)
 

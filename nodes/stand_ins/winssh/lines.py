@@ -12,7 +12,7 @@ _MARKED = re.compile(r'chcp 65001 >nul 2>&1&set "HYPERVOUCH_SESSION=([0-9a-z-]+)
 _HOLDERS = 'set hvp=%&set hvq=^"&set hve=!&set "hvc=^"&cmd /d /v:on /s /c ^"'
 _HELD = {"hvp": "%", "hvq": '"', "hve": "!", "hvc": "^"}
 _SET = re.compile(r'set "(\w+)=([^"]*)"&')
-_REST = re.compile(r'\(if not exist ("[^"]*") exit 125\)&cd /d \1&&cmd /d /s /c "([^"]*)" 2>&1')
+_REST = re.compile(r'\(if not exist ("[^"]*") exit 125\)&cd /d \1&&cmd 2>&1 /d /s /c "([^"]*)"')
 
 
 class End(NamedTuple):
