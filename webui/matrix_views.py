@@ -65,7 +65,8 @@ def cell_path(cell: Cell) -> str:
 
 def column_groups(columns: Sequence[Column]) -> tuple[tuple[str, tuple[Column, ...]], ...]:
     """Columns by what stands behind them, for jumping to one; groups without any are left out."""
-    groups: dict[str, list[Column]] = {"Real": [], "Simulated": [], "No node": []}
+    names = ("Real", "Simulated", "Grade not told", "No node")
+    groups: dict[str, list[Column]] = {name: [] for name in names}
     for column in columns:
         groups[_group(column)].append(column)
     return tuple((name, tuple(found)) for name, found in groups.items() if found)
@@ -79,7 +80,9 @@ def column_id(key: str) -> str:
 def _group(column: Column) -> str:
     if not column.grades:
         return "No node"
-    return "Real" if {Grade.BARE, Grade.NESTED} & {*column.grades} else "Simulated"
+    if {Grade.BARE, Grade.NESTED} & {*column.grades}:
+        return "Real"
+    return "Grade not told" if {*column.grades} == {Grade.NONE} else "Simulated"
 
 
 def difference_words(cell: Cell) -> str:

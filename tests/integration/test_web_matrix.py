@@ -7,9 +7,12 @@ import re
 import pytest
 
 from ci.matrix import nova
+from ci.matrix.cells import Column
+from ci.model.result import Grade
 from tests.kit.evidence_rows import fill_evidence
 from tests.kit.lab import client_of, make_lab
 from webui.app import create_app
+from webui.matrix_views import column_groups
 
 SNAPSHOT = "/matrix/operation.snapshot/libvirt-qemu-x86"
 
@@ -161,6 +164,15 @@ def test_columns_can_be_jumped_to_by_what_stands_behind_them(client):
     assert re.findall(r"<dt>(.*?)</dt>", jump) == ["Real", "Simulated", "No node"]
     assert "16 columns. Those that do not fit stand to the right" in jump
     assert '<nav class="columns"' not in client.get("/matrix?system=libvirt-xen").text
+
+
+def test_a_column_whose_grade_nobody_told_is_not_called_simulated():
+    columns = [
+        Column(key=grades[0], title="", grades=grades)
+        for grades in ((Grade.EMULATOR, Grade.NONE), (Grade.NONE,), (Grade.NESTED, Grade.NONE))
+    ]
+    groups = {name: [one.key for one in found] for name, found in column_groups(columns)}
+    assert groups == {"Real": ["nested"], "Simulated": ["emulator"], "Grade not told": ["none"]}
 
 
 def test_what_only_a_stand_in_showed_is_not_said_of_the_system_itself(client):

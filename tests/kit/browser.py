@@ -92,7 +92,7 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the browser's console said since the last time, at any level above info."""
-        said = self.driver.get_log("browser")
+        said = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in said if entry["level"] in {"SEVERE", "WARNING"}]
 
     def picture(self, path: Path, *, tallest: int | None = None) -> None:

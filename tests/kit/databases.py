@@ -134,7 +134,7 @@ def _spare(postgres: Postgres) -> list[str]:
 class _OneProcess(Database):
     """One that no other process uses, as on SQLite: a node's name is not its process's as well."""
 
-    shared = False  # type: ignore[assignment]
+    shared = False
 
 
 @pytest.fixture

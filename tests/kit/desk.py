@@ -53,7 +53,7 @@ class Desk:
                 at=self.clock.now(),
                 held=held,
             )
-        return max(row.id for row in rows(self.database, schema.outbox))
+        return max(int(row.id) for row in rows(self.database, schema.outbox))
 
     def run_of(self, number: int, ps: int = 1) -> str:
         """A further run of a patch set, ended; returns the buildset's id."""

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ci.model.feature import Feature
 from ci.model.result import (
@@ -90,7 +91,7 @@ def compute_build(
     system: bool = True,
     grade: str = "nested",
     patchset: int = 1,
-    **buildset: object,
+    **buildset: Any,
 ) -> ComputeBuild:
     """A check, its baseline (unless `tip` is empty) and its repeat, an hour ago."""
     own = list(with_patch() if patch is None else patch)

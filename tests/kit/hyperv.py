@@ -33,7 +33,8 @@ class Hosts:
 
     def access(self, **more: Any) -> Access:
         """What a URL does not hold."""
-        given = {"password": self.api.password(), "ca_file": self.api.ca_file} | more
+        given: dict[str, Any] = {"password": self.api.password(), "ca_file": self.api.ca_file}
+        given |= more
         given.setdefault("timeout_s", CALL_S)
         return Access(work=self.api.folder / "work", grade=Grade.EMULATOR, **given)
 

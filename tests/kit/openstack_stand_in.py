@@ -199,9 +199,7 @@ def _daemon(home: Path, address: str, port: int, told: Any) -> subprocess.Popen[
     (home / "host").touch(mode=0o600)
     (home / "host").write_text(told["ssh_keys"]["ed25519_private"])
     (home / "client.pub").write_text("\n".join(told["ssh_authorized_keys"]) + "\n")
-    text = sshd._config(home, port, "").replace(
-        "ListenAddress 127.0.0.1", f"ListenAddress {address}"
-    )
+    text = sshd.config(home, port).replace("ListenAddress 127.0.0.1", f"ListenAddress {address}")
     (home / "sshd_config").write_text(text)
     with (home / "sshd.log").open("wb") as log:
         return subprocess.Popen(
@@ -277,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _found(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         url = self.at.url
         one = {"id": "1", "name": path.rpartition("/")[2]}
-        listed = {
+        listed: dict[str, Any] = {
             "/identity/v3": {"version": _version("v3.14", f"{url}/identity/v3/")},
             "/identity": {"versions": {"values": [_version("v3.14", f"{url}/identity/v3/")]}},
             "/compute": {"versions": [_version("v2.1", f"{url}/compute/v2.1/", "2.96")]},

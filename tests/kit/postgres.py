@@ -84,7 +84,16 @@ class Postgres:
 
     def make(self) -> None:
         """Make its files, and start it."""
-        arguments = ["-D", self._data, "-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+        arguments: list[str | Path] = [
+            "-D",
+            self._data,
+            "-U",
+            USER,
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "-N",
+        ]
         secret = self.directory / "secret"
         if self.password:
             secret.write_text(self.password)

@@ -110,10 +110,10 @@ def running(
     port = _free_port()
     host_key = (home / "host.pub").read_text().split()[:2]
     (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host_key)}\n")
-    config = home / "sshd_config"
-    config.write_text(_config(home, port, path, force))
+    settings = home / "sshd_config"
+    settings.write_text(config(home, port, path, force))
     with (home / "sshd.log").open("wb") as log:
-        argv = [*inside, daemon, "-D", "-e", "-f", str(config)]
+        argv = [*inside, daemon, "-D", "-e", "-f", str(settings)]
         process = subprocess.Popen(argv, stderr=log)
     sshd = Sshd(home, port, process)
     try:
@@ -123,7 +123,8 @@ def running(
         sshd.stop()
 
 
-def _config(home: Path, port: int, path: str, force: str) -> str:
+def config(home: Path, port: int, path: str = "", force: str = "") -> str:
+    """Its configuration; what logs in finds `path` as PATH, and runs `force` only."""
     lines = [
         f"Port {port}",
         "ListenAddress 127.0.0.1",
@@ -141,8 +142,8 @@ def _config(home: Path, port: int, path: str, force: str) -> str:
     if force:
         lines.append(f"ForceCommand {force}")
     # The start-up files of whoever runs the tests are no part of the node.
-    settings = f"SetEnv HOME={home}"
-    lines.append(f"{settings} PATH={path}" if path else settings)
+    variables = f"SetEnv HOME={home}"
+    lines.append(f"{variables} PATH={path}" if path else variables)
     return "\n".join(lines) + "\n"
 
 

@@ -32,7 +32,8 @@ class XapiPool:
 
     def access(self, **more: Any) -> Access:
         """What its URL does not hold."""
-        given = {"password": self.host.password(), "ca_file": self.host.ca_file} | more
+        given: dict[str, Any] = {"password": self.host.password(), "ca_file": self.host.ca_file}
+        given |= more
         given.setdefault("timeout_s", CALL_S)
         return Access(work=self.host.folder / "work", grade=Grade.EMULATOR, **given)
 
