@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ci.errors import ConfigError
+from ci.model.result import Grade
 from nodes.hypervisors.faults import NodeFault
 from nodes.recording import redaction
 from nodes.recording.cmdlets import Ran
@@ -66,6 +67,7 @@ class Head(_Line):
         made: When, UTC.
         program: Our version.
         kind: What an exchange is: a request over HTTP, or a pipeline of cmdlets.
+        grade: What the adapter was told of how real it is: some do more on a stand-in.
     """
 
     version: Literal[1] = Field(alias="hypervouch-recording")
@@ -77,6 +79,7 @@ class Head(_Line):
     made: str = ""
     program: str = ""
     kind: Kind = "http"
+    grade: Grade = Grade.NONE
 
 
 class Asked(_Line):

@@ -14,6 +14,7 @@ from ci.errors import ConfigError
 from ci.jobs.compute.run import FAILS, NOT_TRIED, WORKS, Order, run
 from ci.matrix import report
 from ci.model.feature import Feature
+from ci.model.result import Grade
 from nodes.hypervisors import certificates
 from nodes.hypervisors.base import HostStatus
 from nodes.lab.apis import USER
@@ -36,7 +37,7 @@ from nodes.hypervisors.vcenter_link import VcenterLink  # noqa: E402
 from nodes.hypervisors.xenserver import XenServerHypervisor  # noqa: E402
 from nodes.hypervisors.xenserver_link import XapiLink  # noqa: E402
 from nodes.recording.cassette import Recorder  # noqa: E402
-from tests.kit import hyperv, vcenter, xapi  # noqa: E402
+from tests.kit import hyperv, vcenter, xapi, zvm  # noqa: E402
 
 KEPT = Path(__file__).parents[1] / "data" / "recordings"
 
@@ -175,6 +176,27 @@ def test_no_secret_is_in_the_file_or_was_said(made: Made):
     for text in (made.file.read_text(), "\n".join(made.lines)):
         assert not [secret for secret in made.secrets if secret in text]
     assert all(len(secret) > 8 for secret in made.secrets)
+
+
+def test_an_adapter_that_does_more_on_a_stand_in_is_told_again_that_it_is_one(tmp_path: Path):
+    """z/VM's launches there only; what is told of the replay claims no grade all the same."""
+    require("zvm", present=find_spec("zvmconnector") is not None, why="pip install zvmconnector")
+    made = tmp_path / "recording"
+    with zvm.connector(tmp_path) as connector:
+        order = Order(
+            hypervisor=connector.url,
+            password=connector.host.password,
+            ca_file=connector.host.ca_file,
+            grade=Grade.SIMULATOR,
+            timeout_s=60.0,
+            features=frozenset({Feature.LAUNCH}),
+            record=made,
+        )
+        assert run(order, lambda _line: None) == WORKS
+    lines: list[str] = []
+    assert run(Order(replay=made), lines.append) == WORKS, lines
+    assert lines[-1].startswith("same:"), lines
+    assert lines[1].startswith("zVM, evidence none:"), lines
 
 
 @pytest.mark.parametrize("file", sorted(KEPT.glob("*.recording")), ids=lambda file: file.stem)

@@ -256,7 +256,8 @@ class Bench:
         self.hypervisor = hypervisor
         self.second = second
         self.apart = apart
-        self.system = hypervisor.system()
+        told = hypervisor.system()
+        self.system = replace(told, grade=Grade.NONE) if manner.replay_of else told
         self.modelled = self.system.key == _DUMMY
         self.shared_kernel = self.system.key in _SHARED_KERNEL
         stands_in = self.system.grade in _STAND_INS and not self.modelled

@@ -20,7 +20,6 @@ from ci.errors import ConfigError, HypervouchError
 from ci.jobs.compute.bench import Manner
 from ci.jobs.compute.record import Record
 from ci.model.feature import Feature
-from ci.model.result import Grade
 from nodes.hypervisors.table import BUILT_IN, GROUP
 from nodes.recording import tape
 from nodes.recording.redaction import PASSWORD, Redaction
@@ -102,6 +101,7 @@ def recorded(order: "Order", say: Say, tested: Tested) -> int:
             "made": began.isoformat(timespec="seconds"),
             "program": version("hypervouch"),
             "kind": kind,
+            "grade": order.grade,
         }
     )
     lines = tuple(recorder.exchanges)
@@ -153,7 +153,7 @@ def replayed(order: "Order", say: Say, tested: Tested) -> int:
         password=lambda: PASSWORD,
         ca_file=None,
         certificate="",
-        grade=Grade.NONE,
+        grade=head.grade,  # to the adapter alone: a replay has none
         timeout_s=head.timeout_s,
         features=_features(path, head.features),
     )
