@@ -2,6 +2,7 @@
 """Logging in to an SSH node whose host key is pinned; an unknown key is refused."""
 
 import socket
+from collections.abc import Callable
 
 import paramiko
 from paramiko.hostkeys import InvalidHostKey
@@ -22,16 +23,24 @@ def wait_for_banner(endpoint: Endpoint, timeout_s: float) -> bool:
         return False
 
 
-def log_in(endpoint: Endpoint, timeout_s: float) -> paramiko.SSHClient:
-    """A connected client; the caller closes it.
+def pinned(
+    endpoint: Endpoint, timeout_s: float, transport: Callable[..., paramiko.Transport] | None = None
+) -> paramiko.SSHClient:
+    """A client that has logged in by the endpoint's key to the host with the pinned key.
+
+    Args:
+        endpoint: The node.
+        timeout_s: Seconds for each of connection, banner and login.
+        transport: Makes paramiko's transport; its own without one.
 
     Raises:
-        ConfigError: The endpoint names no key or no pinned host key.
-        NodeUnavailable: It refused us, showed another host key, or did not answer in time.
+        ConfigError: The endpoint names no key or no pinned host key, or its file is none.
+        paramiko.SSHException, OSError, EOFError: As paramiko says it.
     """
     if endpoint.key_file is None or endpoint.known_hosts is None:
         raise ConfigError(
-            f"node {endpoint.host} has no key-file or no known-hosts", hint="set both"
+            f"node {endpoint.host} has no key-file or no known-hosts",
+            hint="set both on its provider",
         )
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -47,20 +56,34 @@ def log_in(endpoint: Endpoint, timeout_s: float) -> paramiko.SSHClient:
             timeout=timeout_s,
             banner_timeout=timeout_s,
             auth_timeout=timeout_s,
+            transport_factory=transport,
         )
     except InvalidHostKey as error:
         client.close()
         raise ConfigError(
             f"{endpoint.known_hosts} is no known-hosts file", hint="ssh-keyscan makes its lines"
         ) from error
-    except (OSError, EOFError, paramiko.SSHException) as error:
+    except BaseException:
         client.close()
+        raise
+    return client
+
+
+def log_in(endpoint: Endpoint, timeout_s: float) -> paramiko.SSHClient:
+    """A connected client; the caller closes it.
+
+    Raises:
+        ConfigError: The endpoint names no key or no pinned host key.
+        NodeUnavailable: It refused us, showed another host key, or did not answer in time.
+    """
+    try:
+        return pinned(endpoint, timeout_s)
+    except (OSError, EOFError, paramiko.SSHException) as error:
         raise NodeUnavailable(
             f"cannot log in to {endpoint.user}@{endpoint.host}:{endpoint.port}: {error}",
             hint="check its address, key and pinned host key",
             retryable=True,
         ) from error
-    return client
 
 
 def await_login(endpoint: Endpoint, deadline: float) -> None:

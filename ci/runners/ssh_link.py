@@ -6,9 +6,10 @@ import socket
 import paramiko
 
 from ci.cancel import Deadline
-from ci.errors import ConfigError, NodeUnavailable
+from ci.errors import NodeUnavailable
 from ci.model.node import Endpoint
 from ci.runners import ssh_channel
+from nodes.login import pinned
 
 CONNECT_S = 15.0
 KEEPALIVE_S = 15
@@ -69,31 +70,11 @@ def login(endpoint: Endpoint, deadline: Deadline) -> Link:
         NodeUnavailable: Refused, unreachable, or an unknown host key.
         ConfigError: The endpoint names no key or no known hosts.
     """
-    if endpoint.key_file is None or endpoint.known_hosts is None:
-        raise ConfigError(
-            f"node {endpoint.host} has no key-file or no known-hosts",
-            hint="set both on its provider",
-        )
     where = f"{endpoint.user}@{endpoint.host}:{endpoint.port}"
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
     limit = max(0.1, min(CONNECT_S, deadline.left_s))
     try:
-        client.load_host_keys(str(endpoint.known_hosts))
-        client.connect(
-            endpoint.host,
-            port=endpoint.port,
-            username=endpoint.user,
-            key_filename=str(endpoint.key_file),
-            timeout=limit,
-            banner_timeout=limit,
-            auth_timeout=limit,
-            allow_agent=False,
-            look_for_keys=False,
-            transport_factory=_transport,  # type: ignore[arg-type]
-        )
+        client = pinned(endpoint, limit, _transport)
     except (*ssh_channel.ON_THE_WAY, ValueError) as error:
-        client.close()
         raise _refused(where, error) from error
     transport = client.get_transport()
     if transport is None:
